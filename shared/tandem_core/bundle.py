@@ -1,0 +1,154 @@
+"""A loaded bundle: everything that must agree, checked before it may serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem_core.catalog import Catalog
+from tandem_core.errors import BundleRefused
+from tandem_core.features import FeatureSchema, History, User, encode_context
+from tandem_core.index.base import VectorIndex
+from tandem_core.index.exact import ExactIndex
+from tandem_core.index.hnsw import HnswIndex
+from tandem_core.manifest import Golden, IndexInfo, Manifest, read_manifest, verify_files
+from tandem_core.query import Regime, SourcePlan
+from tandem_core.scorer import OnnxScorer
+from tandem_core.sources.als import Als
+from tandem_core.sources.base import Source
+from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
+from tandem_core.sources.popularity_tables import PopularityTables
+from tandem_core.sources.two_tower import TwoTower
+from tandem_core.user_tower import UserTower
+
+GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One version of everything. item_vectors: float32 [N, D], unit length. content_vectors: float32 [N, T].
+
+    popularity_level: float32 [N] in [0, 1], logarithm of training events over that of the most popular item.
+    sources: name -> source; a service that only ranks loads the popularity sources alone.
+    """
+
+    id: str
+    manifest: Manifest
+    schema: FeatureSchema
+    catalog: Catalog
+    popularity_level: NDArray[np.float32]
+    item_vectors: NDArray[np.float32]
+    content_vectors: NDArray[np.float32]
+    sources: Mapping[str, Source]
+    plans: Mapping[Regime, tuple[SourcePlan, ...]]
+    scorer: OnnxScorer | None
+    user_tower: UserTower | None
+
+
+def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True) -> Bundle:
+    """Load and check the parts that retrieval, ranking or both need; raises BundleRefused saying what is wrong."""
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    try:
+        return open_parts(folder, manifest, retrieval=retrieval, ranking=ranking)
+    except BundleRefused:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are readers
+        raise BundleRefused(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bool) -> Bundle:
+    """Load files as the manifest describes them, hashes not compared: for the trainer, whose bundle is not done."""
+    schema = manifest.features
+    catalog = Catalog.load(folder / "catalog.npz")
+    popularity = PopularityTables.load(folder / "popularity.npz")
+    item_vectors = _vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim)
+    sources: dict[str, Source] = {
+        "popularity": Popularity(popularity),
+        "popularity_segment": SegmentPopularity(popularity),
+    }
+    if "categories" in catalog.codes:
+        sources["popularity_category"] = CategoryPopularity(popularity, catalog.codes["categories"])
+    user_tower = None
+    if retrieval:
+        user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
+        for golden in manifest.goldens:
+            _check_golden(golden, user_tower, schema)
+        als_factors = _vectors(folder / "als_factors.npy", len(catalog))
+        sources["two_tower"] = TwoTower(user_tower, _index(folder, "two_tower", manifest, item_vectors))
+        sources["als"] = Als(_index(folder, "als", manifest, als_factors), **manifest.als.model_dump())
+    return Bundle(
+        id=manifest.bundle_id,
+        manifest=manifest,
+        schema=schema,
+        catalog=catalog,
+        popularity_level=_popularity_level(catalog),
+        item_vectors=item_vectors,
+        content_vectors=_vectors(folder / "content_vectors.npy", len(catalog)),
+        sources=sources,
+        plans=_plans(manifest, sources),
+        scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
+        user_tower=user_tower,
+    )
+
+
+def _popularity_level(catalog: Catalog) -> NDArray[np.float32]:
+    level = np.log1p(catalog.event_counts)
+    return (level / max(float(level.max(initial=0)), 1e-9)).astype(np.float32)
+
+
+def _vectors(path: Path, n: int, dim: int | None = None) -> NDArray[np.float32]:
+    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    if vectors.ndim != 2 or len(vectors) != n or (dim is not None and vectors.shape[1] != dim):
+        raise BundleRefused(f"{path} has shape {vectors.shape}; expected {n} rows" + (f" of {dim}" if dim else ""))
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise BundleRefused(f"{path} has a vector that is not finite, first in row {row}")
+    return vectors
+
+
+def _index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+    info: IndexInfo = manifest.indexes[name]
+    if info.kind == "exact" or info.ef is None:
+        return ExactIndex(vectors)
+    return HnswIndex.load(folder / f"{name}.hnsw", vectors, info.ef)
+
+
+def _plans(manifest: Manifest, sources: Mapping[str, Source]) -> dict[Regime, tuple[SourcePlan, ...]]:
+    return {
+        regime: tuple(
+            SourcePlan(entry.source, entry.limit, entry.weight)
+            for entry in manifest.plans[regime.name.lower()]
+            if entry.source in sources
+        )
+        for regime in Regime
+    }
+
+
+def golden_user(golden: Golden, schema: FeatureSchema) -> User:
+    """Return the user that a golden query describes: its events one minute apart, of unknown type."""
+    rows = np.array(golden.history, np.int32)
+    h = len(rows)
+    history = History(rows, np.zeros(h, np.int32), golden.now_ms - 60_000 * np.arange(1, h + 1), np.ones(h, np.float32))
+    return User(
+        regime=Regime.WARM if h else Regime.PROFILE_ONLY,
+        history=history,
+        interacted=rows,
+        attributes=golden.user_attributes,
+        attribute_codes=schema.encode_attributes(golden.user_attributes),
+        context_codes=encode_context(np.array([golden.now_ms], np.int64))[0],
+        segment_keys=schema.segment_keys(golden.user_attributes),
+    )
+
+
+def _check_golden(golden: Golden, tower: UserTower, schema: FeatureSchema) -> None:
+    got = tower.encode([golden_user(golden, schema)])[0]
+    off = float(np.abs(got - np.array(golden.expected, np.float32)).max())
+    if not off <= GOLDEN_TOLERANCE:  # written so that NaN is refused too
+        raise BundleRefused(
+            f"a golden query is off by {off:.2g}, more than {GOLDEN_TOLERANCE}: the user tower is damaged"
+        )

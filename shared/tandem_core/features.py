@@ -1,0 +1,246 @@
+"""The feature schema of a bundle, and the one place where a request becomes model inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from tandem_core.catalog import Catalog
+from tandem_core.query import Query, Regime, UserEvents
+
+MS_PER_HOUR = 3_600_000
+AGE_BUCKETS = 16
+CONTEXT_FEATURES = ("hour", "weekday")
+CONTEXT_SIZES = (25, 8)  # 0 is "unknown" in each
+
+
+class EventType(BaseModel):
+    """What an event of one type is worth: weight in training and history; negative for negative feedback."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    weight: float = 1.0
+    half_life_days: float | None = Field(default=None, gt=0)  # None: never fades
+
+
+class FeatureSchema(BaseModel):
+    """What the towers and the ranker expect; travels in the bundle and is hashed in its manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_types: tuple[EventType, ...]
+    user_attributes: dict[str, tuple[str, ...]]  # name -> vocabulary; code 0 is "unknown", texts count from 1
+    segments: tuple[tuple[str, ...], ...]  # attribute names, most specific first
+    item_codes: tuple[str, ...]  # catalogue columns the item tower embeds
+    item_numbers: tuple[str, ...]  # catalogue columns the towers and the ranker read as numbers
+    history_length: int = Field(ge=1, le=1000)  # newest events the user tower sees
+    history_half_life: float = Field(gt=0)  # in events: weight of the n-th newest is .5 ** (n / half_life)
+    vector_dim: int = Field(ge=1)
+    cold_user_events: int = Field(default=5, ge=0)  # fewer events than this: the user is cold
+    cold_item_events: int = Field(default=5, ge=0)  # fewer training events than this: the item is cold
+
+    @cached_property
+    def type_code(self) -> dict[str, int]:
+        """Event type -> code; 0 is "unknown"."""
+        return {event_type.name: code for code, event_type in enumerate(self.event_types, start=1)}
+
+    @cached_property
+    def type_weights(self) -> NDArray[np.float32]:
+        """float32 [types + 1]: weight by code; unknown types weigh 1."""
+        return np.array([1.0, *(event_type.weight for event_type in self.event_types)], np.float32)
+
+    @cached_property
+    def type_half_lives_ms(self) -> NDArray[np.float64]:
+        """float64 [types + 1]: half-life by code in milliseconds, infinite where the type never fades."""
+        days = [t.half_life_days for t in self.event_types]
+        return np.array([np.inf, *(np.inf if d is None else d * 24 * MS_PER_HOUR for d in days)])
+
+    @cached_property
+    def _attribute_codes(self) -> list[tuple[str, dict[str, int]]]:
+        return [
+            (name, {text: code for code, text in enumerate(vocabulary, start=1)})
+            for name, vocabulary in self.user_attributes.items()
+        ]
+
+    def encode_attributes(self, attributes: Mapping[str, str]) -> NDArray[np.int64]:
+        """Return int64 [A], a code per declared attribute in the schema's order; 0 where unknown."""
+        return np.array([codes.get(attributes.get(name, ""), 0) for name, codes in self._attribute_codes], np.int64)
+
+    def known_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return those attributes whose value the model was trained on."""
+        return {name: attributes[name] for name, codes in self._attribute_codes if attributes.get(name) in codes}
+
+    def segment_keys(self, attributes: Mapping[str, str]) -> list[str]:
+        """Return the segments the user belongs to, most specific first, such as "age=25,gender=F"."""
+        return [segment_key(names, attributes) for names in self.segments if all(attributes.get(n) for n in names)]
+
+    def digest(self) -> str:
+        """Return sha256 hex of the schema: two models with equal digests take equal inputs."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def segment_key(names: Sequence[str], attributes: Mapping[str, str]) -> str:
+    """Return the key of a user segment, such as "age=25,gender=F"."""
+    return ",".join(f"{name}={attributes[name]}" for name in names)
+
+
+def encode_context(now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return int64 [B, 2]: hour of day 1..24 and day of week 1..7 (Thursday is 1), both UTC."""
+    hours = now_ms // MS_PER_HOUR
+    return np.stack([hours % 24 + 1, hours // 24 % 7 + 1], axis=-1)
+
+
+def encode_ages(timestamps: NDArray[np.int64], newest: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return buckets 0..15 of the time between an event and the newest event of its history.
+
+    Bucket b > 0 ends at 4 * (2^b - 1) minutes, the last one is open. Counted from the newest event and not from now,
+    so that a history means the same a minute later and, in a replay, years later.
+    """
+    units = np.maximum(newest - timestamps, 0) / (4 * 60_000)
+    buckets: NDArray[np.float64] = np.minimum(np.ceil(np.log2(1 + units)), AGE_BUCKETS - 1)
+    return buckets.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a user chose, newest first: positive events on catalogue items.
+
+    rows: int32 [h]. types: int32 [h], event type codes. timestamps: int64 [h], milliseconds. weights: float32 [h],
+    above 0: type weight faded by the type's half-life (not by position: see `decayed`).
+    """
+
+    rows: NDArray[np.int32]
+    types: NDArray[np.int32]
+    timestamps: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def newest(self, n: int) -> History:
+        return History(self.rows[:n], self.types[:n], self.timestamps[:n], self.weights[:n])
+
+    def decayed(self, half_life: float) -> NDArray[np.float32]:
+        """Return float32 [h]: weights halved every `half_life` events back in time."""
+        return (self.weights * np.exp2(-np.arange(len(self)) / half_life)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A request's user in terms of one bundle.
+
+    interacted: int32 rows of everything the user had to do with, disliked things too. segment_keys: most specific
+    first. attribute_codes: int64 [A]. context_codes: int64 [2].
+    """
+
+    regime: Regime
+    history: History
+    interacted: NDArray[np.int32]
+    attributes: Mapping[str, str]
+    attribute_codes: NDArray[np.int64]
+    context_codes: NDArray[np.int64]
+    segment_keys: Sequence[str]
+
+
+def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
+    """Return the user of a request as the bundle's models see it; unknown items and texts are left out."""
+    history, interacted = _resolve_history(schema, catalog, query.events, query.now_ms)
+    if len(query.seed_item_ids):
+        history = _with_seeds(history, catalog.rows(query.seed_item_ids))
+    known = schema.known_attributes(query.attributes)
+    if len(history) >= max(schema.cold_user_events, 1):
+        regime = Regime.WARM
+    elif len(history):
+        regime = Regime.FEW_EVENTS
+    else:
+        regime = Regime.PROFILE_ONLY if known else Regime.UNKNOWN
+    return User(
+        regime=regime,
+        history=history,
+        interacted=interacted,
+        attributes=known,
+        attribute_codes=schema.encode_attributes(known),
+        context_codes=encode_context(np.array([query.now_ms], np.int64))[0],
+        segment_keys=schema.segment_keys(known),
+    )
+
+
+def _resolve_history(
+    schema: FeatureSchema, catalog: Catalog, events: UserEvents, now_ms: int
+) -> tuple[History, NDArray[np.int32]]:
+    row_of, type_code = catalog.row_of, schema.type_code
+    rows = np.array([row_of.get(item_id, -1) for item_id in events.item_ids], np.int32)[::-1]
+    types = np.array([type_code.get(name, 0) for name in events.event_types], np.int32)[::-1]
+    timestamps = events.timestamps[::-1]
+    ages = np.maximum(now_ms - timestamps, 0)
+    weights = schema.type_weights[types] * np.exp2(-ages / schema.type_half_lives_ms[types])
+    chosen = (rows >= 0) & (weights > 0)
+    history = History(rows[chosen], types[chosen], timestamps[chosen], weights[chosen].astype(np.float32))
+    return history, rows[rows >= 0]
+
+
+def _with_seeds(history: History, seeds: NDArray[np.int32]) -> History:
+    """Return the history with onboarding answers as its oldest events, of unknown type and weight 1."""
+    oldest = history.timestamps[-1] if len(history) else 0
+    return History(
+        np.concatenate([history.rows, seeds]),
+        np.concatenate([history.types, np.zeros(len(seeds), np.int32)]),
+        np.concatenate([history.timestamps, np.full(len(seeds), oldest, np.int64)]),
+        np.concatenate([history.weights, np.ones(len(seeds), np.float32)]),
+    )
+
+
+def user_tower_inputs(
+    schema: FeatureSchema, users: Sequence[User], item_vectors: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """Return the user tower's inputs for B users, padded to the longest history among them (at least 1).
+
+    history_vectors float32 [B, H, D], history_mask float32 [B, H] (1 for events), history_types int64 [B, H],
+    history_ages int64 [B, H] (buckets of `encode_ages`), user_attributes int64 [B, A], context int64 [B, 2].
+    Histories are newest first.
+    """
+    histories = [user.history.newest(schema.history_length) for user in users]
+    length = max(1, *(len(history) for history in histories)) if histories else 1
+    shape = (len(users), length)
+    vectors = np.zeros((*shape, item_vectors.shape[1]), np.float32)
+    mask, types, ages = np.zeros(shape, np.float32), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for i, history in enumerate(histories):
+        if h := len(history):
+            vectors[i, :h] = item_vectors[history.rows]
+            mask[i, :h] = 1
+            types[i, :h] = history.types
+            ages[i, :h] = encode_ages(history.timestamps, history.timestamps[0])
+    return {
+        "history_vectors": vectors,
+        "history_mask": mask,
+        "history_types": types,
+        "history_ages": ages,
+        "user_attributes": np.stack([user.attribute_codes for user in users]),
+        "context": np.stack([user.context_codes for user in users]),
+    }
+
+
+def item_tower_inputs(
+    schema: FeatureSchema, catalog: Catalog, content_vectors: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """Return the item tower's inputs for the N items of a catalogue.
+
+    item_index int64 [N] (row + 1; 0 stands for an item the tower was not trained on), content float32 [N, T],
+    numbers float32 [N, M] (NaN where unknown), and per embedded column `codes_<name>` int64 [N, C] (code + 1; 0 pads).
+    """
+    n = len(catalog)
+    numbers = [catalog.numbers[name] for name in schema.item_numbers]
+    inputs: dict[str, NDArray[Any]] = {
+        "item_index": np.arange(1, n + 1, dtype=np.int64),
+        "content": content_vectors,
+        "numbers": np.stack(numbers, axis=1).astype(np.float32) if numbers else np.empty((n, 0), np.float32),
+    }
+    return inputs | {f"codes_{name}": catalog.codes[name].codes.astype(np.int64) + 1 for name in schema.item_codes}

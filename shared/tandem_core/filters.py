@@ -1,0 +1,162 @@
+"""Structured filters: a small tree of conditions over catalogue columns, evaluated on any set of rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tandem_core.catalog import Catalog
+from tandem_core.errors import FieldViolation, InvalidRequest
+
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int32]
+
+
+class Condition(Protocol):
+    """One node of a filter."""
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        """Return bool [n]: which of `rows` fulfil the condition."""
+        ...
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        """Raise InvalidRequest naming `field` when a column is unknown or of the wrong kind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Every part holds."""
+
+    parts: Sequence[Condition]
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        return functools.reduce(np.logical_and, (part.mask(catalog, rows) for part in self.parts))
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        for i, part in enumerate(self.parts):
+            part.check(catalog, f"{field}.all_of[{i}]")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds."""
+
+    parts: Sequence[Condition]
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        return functools.reduce(np.logical_or, (part.mask(catalog, rows) for part in self.parts))
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        for i, part in enumerate(self.parts):
+            part.check(catalog, f"{field}.any_of[{i}]")
+
+
+@dataclass(frozen=True, slots=True)
+class NotOf:
+    """The part does not hold; an item without a value in its column passes."""
+
+    part: Condition
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        return ~self.part.mask(catalog, rows)
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        self.part.check(catalog, f"{field}.not_of")
+
+
+@dataclass(frozen=True, slots=True)
+class InSet:
+    """The text column has one of the values; a list column any of them. "item_id" works too."""
+
+    column: str
+    values: frozenset[str]
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        if self.column == "item_id":
+            return np.isin(rows, catalog.rows(self.values))
+        column = catalog.codes[self.column]
+        # One slot more than there are codes: code -1 (no value) reads the last one, which stays False.
+        wanted = np.zeros(len(column.vocabulary) + 1, np.bool_)
+        wanted[[column.code_of[value] for value in self.values if value in column.code_of]] = True
+        return np.asarray(wanted[column.codes[rows]].any(axis=1))
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        _require(self.column, ["item_id", *catalog.codes], "text", f"{field}.in_set.column")
+
+
+@dataclass(frozen=True, slots=True)
+class InRange:
+    """The number column lies within [low, high]; unknown numbers do not."""
+
+    column: str
+    low: float = -np.inf
+    high: float = np.inf
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        numbers = catalog.numbers[self.column][rows]
+        within: Mask = (numbers >= self.low) & (numbers <= self.high)
+        return within
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        _require(self.column, list(catalog.numbers), "number", f"{field}.in_range.column")
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """The column has a value."""
+
+    column: str
+
+    def mask(self, catalog: Catalog, rows: Rows) -> Mask:
+        if self.column in catalog.numbers:
+            known: Mask = ~np.isnan(catalog.numbers[self.column][rows])
+            return known
+        return np.asarray((catalog.codes[self.column].codes[rows] >= 0).any(axis=1))
+
+    def check(self, catalog: Catalog, field: str) -> None:
+        _require(self.column, [*catalog.codes, *catalog.numbers], "filterable", f"{field}.exists.column")
+
+
+def _require(column: str, known: list[str], kind: str, field: str) -> None:
+    if column not in known:
+        raise InvalidRequest(
+            FieldViolation(field, f"no {kind} column {column!r} in the catalogue; there are {', '.join(known)}")
+        )
+
+
+class Eligibility:
+    """Which rows one request may return: not excluded, and fulfilling its condition.
+
+    The condition is evaluated on the rows that sources found, and on the whole catalogue only when that was too few.
+    """
+
+    def __init__(self, catalog: Catalog, excluded: Rows, condition: Condition | None) -> None:
+        self._catalog = catalog
+        self._condition = condition
+        # A fresh zero array costs only the pages it touches, even with a million rows.
+        self._excluded = np.zeros(len(catalog), np.bool_)
+        self._excluded[excluded] = True
+        self.excluded_count = int(np.count_nonzero(self._excluded)) if len(excluded) else 0
+        self._matching: Rows | None = None
+
+    def keep(self, rows: Rows) -> Mask:
+        """Return bool [n]: which of `rows` may be returned."""
+        kept: Mask = ~self._excluded[rows]
+        return kept if self._condition is None else kept & self._condition.mask(self._catalog, rows)
+
+    def matching_rows(self) -> Rows:
+        """Return every eligible row of the catalogue, rising; computed once per request."""
+        if self._matching is None:
+            rows = self._catalog.all_rows
+            self._matching = rows[self.keep(rows)]
+        return self._matching
+
+    @property
+    def has_condition(self) -> bool:
+        return self._condition is not None

@@ -1,0 +1,138 @@
+"""The manifest: what a bundle holds, how it was made, and the hashes that say it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tandem_core.errors import BundleRefused
+from tandem_core.features import FeatureSchema
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Part):
+    """One file: its size in bytes and sha256 in hex."""
+
+    size: int
+    sha256: str
+
+
+class DataInfo(_Part):
+    """What the models were fitted on. Times in milliseconds since 1970; fingerprint: sha256 of the event table."""
+
+    name: str
+    fingerprint: str
+    events: int
+    users: int
+    items: int
+    first_event_ms: int
+    last_event_ms: int
+
+
+class SplitInfo(_Part):
+    """How the data was cut before fitting; evaluating by another protocol would leak."""
+
+    protocol: str
+    seed: int
+    detail: dict[str, Any]
+
+
+class IndexInfo(_Part):
+    """How one index searches. kind: "exact" or "hnsw"; ef and recall are None for exact."""
+
+    kind: str
+    ef: int | None = None
+    m: int | None = None
+    ef_construction: int | None = None
+    recall_at_100: float | None = None  # against exact search on real queries, measured at export
+
+
+class AlsInfo(_Part):
+    """Constants of the fold-in; see `sources.als.Als`."""
+
+    alpha: float
+    regularization: float
+    half_life: float
+
+
+class PlanEntry(_Part):
+    """What one source is asked for and what its word weighs."""
+
+    source: str
+    limit: int
+    weight: float
+
+
+class Golden(_Part):
+    """A query whose answer is known: the loader asks it before the bundle may serve.
+
+    history: catalogue rows, newest first. expected: the user vector torch gave.
+    """
+
+    history: list[int]
+    user_attributes: dict[str, str]
+    now_ms: int
+    expected: list[float]
+
+
+class Manifest(_Part):
+    """Everything known of a bundle without opening its files."""
+
+    format: int
+    bundle_id: str
+    created_ms: int
+    data: DataInfo
+    split: SplitInfo
+    config: dict[str, Any]
+    schema_digest: str
+    features: FeatureSchema
+    ranker_features: list[str]
+    indexes: dict[str, IndexInfo]
+    als: AlsInfo
+    plans: dict[str, list[PlanEntry]]  # regime name in lower case -> sources
+    goldens: list[Golden]
+    metrics: dict[str, float]
+    files: dict[str, FileEntry]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle's manifest; raises BundleRefused saying what is wrong."""
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BundleRefused(f"{path} does not exist: the bundle is not whole") from error
+    except ValidationError as error:
+        raise BundleRefused(f"{path} is not a manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+    if manifest.format != FORMAT:
+        raise BundleRefused(f"{path} has format {manifest.format}; this version reads {FORMAT}")
+    if manifest.features.digest() != manifest.schema_digest:
+        raise BundleRefused(f"{path}: the feature schema does not have its recorded digest")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its size and hash; raises BundleRefused naming the first that differs."""
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleRefused(f"{path} is missing")
+        if path.stat().st_size != entry.size:
+            raise BundleRefused(f"{path} has {path.stat().st_size} bytes, the manifest says {entry.size}")
+        if sha256_of(path) != entry.sha256:
+            raise BundleRefused(f"{path} does not have the sha256 that the manifest says: it was changed or damaged")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

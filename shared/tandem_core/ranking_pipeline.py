@@ -1,0 +1,183 @@
+"""Ranking and re-ranking, from a query to the list that is shown: what the ranking service and evaluation run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tandem_core.budget import Budget
+from tandem_core.bundle import Bundle
+from tandem_core.candidates import CandidateBatch
+from tandem_core.degradation import Degradation, DegradationKind
+from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
+from tandem_core.features import User, resolve_user
+from tandem_core.policy import PlacementPolicy
+from tandem_core.query import Query, Regime, Seen
+from tandem_core.ranker_features import ranker_features
+from tandem_core.reasons import Reason, reasons_for
+from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, check_query, eligibility
+from tandem_core.rules.base import Rule
+from tandem_core.rules.caps import CapPerGroup
+from tandem_core.rules.cold_start import ColdItemScore, PopularityBlend
+from tandem_core.rules.mmr import Mmr
+from tandem_core.rules.normalise import Normalise
+from tandem_core.rules.recency import Recency
+from tandem_core.rules.seen import SeenDiscount
+
+log = logging.getLogger(__name__)
+
+Retrieve = Callable[[Query, Budget], Retrieved]
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The list to show, best first: scores never increase down the list; a tuple of reasons per item."""
+
+    items: CandidateBatch
+    reasons: tuple[tuple[Reason, ...], ...]
+    bundle_id: str
+    regime: Regime
+    degradations: tuple[Degradation, ...]
+    empty_reason: str
+
+
+class RankingPipeline:
+    """Retrieves, scores, applies rules. One per bundle; safe to use from several threads.
+
+    retrieve: the way to candidates of this very bundle: over the wire in the service, in process in evaluation.
+    """
+
+    def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy], retrieve: Retrieve) -> None:
+        self.bundle = bundle
+        self._policies = policies
+        self._retrieve = retrieve
+        self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
+
+    def recommend(self, query: Query, budget: Budget) -> Slate:
+        """Return query.max_results items; raises InvalidRequest or DeadlineExceeded."""
+        policy = self._policy(query)
+        check_query(self.bundle, query)
+        query = replace(query, interacted=query.interacted or policy.interacted)
+        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
+        wanted = replace(
+            query,
+            max_results=max(policy.candidates, query.max_results),
+            plans=policy.source_plans(user.regime),
+        )
+        retrieved = self._retrieve_or_fall_back(wanted, budget)
+        return self._slate(query, policy, user, retrieved, budget)
+
+    def rank(self, query: Query, candidates: CandidateBatch, budget: Budget) -> Slate:
+        """Return the caller's candidates in the best order, without those its filter or seen policy takes out."""
+        policy = self._policy(query)
+        check_query(self.bundle, query)
+        query = replace(query, interacted=query.interacted or Seen.ALLOW)
+        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
+        kept = candidates.take(eligibility(self.bundle, query, user).keep(candidates.rows))
+        empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
+        return self._slate(query, policy, user, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
+
+    def _policy(self, query: Query) -> PlacementPolicy:
+        if (policy := self._policies.get(query.placement)) is None:
+            known = ", ".join(sorted(self._policies))
+            raise InvalidRequest(
+                FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")
+            )
+        return policy
+
+    def _retrieve_or_fall_back(self, query: Query, budget: Budget) -> Retrieved:
+        try:
+            return self._retrieve(query, budget)
+        except BundleMismatch as error:
+            missing = Degradation(DegradationKind.BUNDLE_MISMATCH, "retrieval", str(error))
+        except UpstreamUnavailable as error:
+            missing = Degradation(DegradationKind.RETRIEVAL_UNAVAILABLE, "retrieval", str(error))
+        log.warning("retrieval not used", extra={"reason": missing.message, "bundle_id": self.bundle.id})
+        # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
+        popular = self._fallback.retrieve(replace(query, plans=()), Budget())
+        return replace(popular, degradations=(missing, *popular.degradations))
+
+    def _slate(self, query: Query, policy: PlacementPolicy, user: User, retrieved: Retrieved, budget: Budget) -> Slate:
+        batch = self._hydrate(retrieved.candidates, query, policy, user)
+        batch, skipped = self._score(batch, query, policy, user, budget)
+        ranked, relaxed = self._apply_rules(batch, query, policy, user, budget)
+        top = ranked.take(np.arange(min(len(ranked), query.max_results)))
+        top = top.with_scores(np.minimum.accumulate(top.scores))  # order-changing rules leave scores out of order
+        return Slate(
+            items=top,
+            reasons=reasons_for(top, user, self.bundle),
+            bundle_id=self.bundle.id,
+            regime=user.regime,
+            degradations=(*retrieved.degradations, *skipped, *relaxed),
+            empty_reason=retrieved.empty_reason,
+        )
+
+    def _hydrate(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User) -> CandidateBatch:
+        """Add the columns that rules read; drops nothing."""
+        catalog, rows = self.bundle.catalog, batch.rows
+        unknown = np.full(len(rows), np.nan)
+        created = catalog.numbers["created_at"][rows] if "created_at" in catalog.numbers else unknown
+        caps = {
+            cap.column: catalog.codes[cap.column].codes[rows, 0] for cap in policy.caps if cap.column in catalog.codes
+        }
+        return batch.with_columns(
+            {
+                "age_days": (query.now_ms / 1000 - created) / 86_400,
+                "events": catalog.event_counts[rows],
+                "content": self.bundle.content_vectors[rows],
+                "vectors": self.bundle.item_vectors[rows],
+                "popularity": batch.columns.get("score:popularity_segment", self.bundle.popularity_level[rows]),
+                "seen": np.isin(rows, user.interacted),
+                **{f"code:{name}": codes for name, codes in caps.items()},
+            }
+        )
+
+    def _score(
+        self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User, budget: Budget
+    ) -> tuple[CandidateBatch, tuple[Degradation, ...]]:
+        scorer = self.bundle.scorer
+        if not policy.use_ranker or scorer is None or not len(batch):
+            return batch, ()
+        if budget.remaining() < policy.ranker_needs_s:
+            return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "no time left"),)
+        try:
+            features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
+            return batch.with_scores(scorer.score(features)), ()
+        except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
+            log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
+            return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)
+
+    def _apply_rules(
+        self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User, budget: Budget
+    ) -> tuple[CandidateBatch, tuple[Degradation, ...]]:
+        """Apply rules weakest first, so that the strongest have the last word."""
+        for rule in self._scoring_rules(policy, query, user.regime):
+            batch = rule(batch, query.max_results).batch
+        batch = batch.best_first()
+        declared: list[Degradation] = []
+        if policy.mmr is not None and budget.remaining() < policy.diversity_needs_s:
+            declared.append(Degradation(DegradationKind.DIVERSITY_SKIPPED, "mmr", "no time left"))
+        elif policy.mmr is not None:
+            batch = Mmr(**policy.mmr.model_dump())(batch, query.max_results).batch
+        for cap in policy.caps:
+            if cap.column in self.bundle.catalog.codes:
+                outcome = CapPerGroup(cap.column, cap.limit)(batch, query.max_results)
+                batch = outcome.batch
+                if outcome.relaxed:
+                    declared.append(Degradation(DegradationKind.RULE_RELAXED, f"cap:{cap.column}", outcome.relaxed))
+        return batch, tuple(declared)
+
+    def _scoring_rules(self, policy: PlacementPolicy, query: Query, regime: Regime) -> list[Rule]:
+        rules: list[Rule] = [Normalise()]
+        if weight := policy.popularity_blend.of(regime):
+            rules.append(PopularityBlend(weight))
+        if policy.cold_items is not None:
+            rules.append(ColdItemScore(self.bundle.schema.cold_item_events, policy.cold_items.neighbours))
+        if query.interacted is Seen.DISCOUNT:
+            rules.append(SeenDiscount(policy.seen_factor))
+        if policy.recency is not None and policy.recency.weight > 0:
+            rules.append(Recency(policy.recency.weight, policy.recency.half_life_days))
+        return rules

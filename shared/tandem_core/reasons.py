@@ -1,0 +1,93 @@
+"""Why an item is in the list: kinds and parameters, so that callers word them for their users."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from tandem_core.bundle import Bundle
+from tandem_core.candidates import CandidateBatch
+from tandem_core.features import User
+from tandem_core.sources.popularity import favourite_categories
+
+MOST_REASONS = 4
+ALIKE = 0.6  # cosine of item vectors from which one item is given as the reason for another
+HISTORY_LOOKED_AT = 50
+
+
+class ReasonKind(enum.IntEnum):
+    """Numbers as in `tandem.ranking.v1.ReasonKind`."""
+
+    BECAUSE_OF_ITEM = 1
+    MATCHES_TASTE = 2
+    SIMILAR_USERS = 3
+    POPULAR = 4
+    POPULAR_IN_SEGMENT = 5
+    POPULAR_IN_CATEGORY = 6
+    NEW_ITEM = 7
+    BACKFILL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason; parameter: item id, category or segment, as the kind says, else ""."""
+
+    kind: ReasonKind
+    parameter: str = ""
+
+
+_KIND_OF_SOURCE = {
+    "two_tower": ReasonKind.MATCHES_TASTE,
+    "als": ReasonKind.SIMILAR_USERS,
+    "popularity": ReasonKind.POPULAR,
+    "popularity_segment": ReasonKind.POPULAR_IN_SEGMENT,
+    "popularity_category": ReasonKind.POPULAR_IN_CATEGORY,
+    "backfill": ReasonKind.BACKFILL,
+}
+
+
+def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tuple[Reason, ...], ...]:
+    """Return up to four reasons for each item of a final list, strongest first: the sources by the rank they gave."""
+    sources = [source for source in slate.sources if source in _KIND_OF_SOURCE]
+    ranks = np.stack([slate.columns[f"rank:{s}"] for s in sources], axis=1) if sources else np.zeros((len(slate), 0))
+    strongest = np.argsort(np.where(ranks > 0, ranks, np.inf), axis=1, kind="stable")
+    because = _because_of(slate, user, bundle)
+    liked = (
+        favourite_categories(user.history, bundle.catalog.codes["categories"], 2)
+        if "popularity_category" in sources
+        else []
+    )
+    cold = bundle.catalog.event_counts[slate.rows] < bundle.schema.cold_item_events
+    reasons = []
+    for i in range(len(slate)):  # the final list alone: at most 500 items, 20 as a rule
+        mine = [Reason(ReasonKind.BECAUSE_OF_ITEM, because[i])] if because[i] else []
+        for j in strongest[i]:
+            if ranks[i, j] > 0:
+                mine.append(_reason(sources[j], int(slate.rows[i]), user, bundle, liked))
+        if cold[i]:
+            mine.append(Reason(ReasonKind.NEW_ITEM))
+        reasons.append(tuple(mine[:MOST_REASONS]))
+    return tuple(reasons)
+
+
+def _reason(source: str, row: int, user: User, bundle: Bundle, liked: list[str]) -> Reason:
+    kind = _KIND_OF_SOURCE[source]
+    if kind is ReasonKind.POPULAR_IN_SEGMENT:
+        return Reason(kind, user.segment_keys[0] if user.segment_keys else "")
+    if kind is ReasonKind.POPULAR_IN_CATEGORY:
+        own = bundle.catalog.codes["categories"].values(row)
+        return Reason(kind, next((category for category in liked if category in own), ""))
+    return Reason(kind)
+
+
+def _because_of(slate: CandidateBatch, user: User, bundle: Bundle) -> list[str]:
+    """Return for each item the id of the most similar item of the history, "" where none is similar enough."""
+    if not len(user.history) or not len(slate):
+        return [""] * len(slate)
+    recent = user.history.rows[:HISTORY_LOOKED_AT]
+    alike = bundle.item_vectors[slate.rows] @ bundle.item_vectors[recent].T
+    best = alike.argmax(axis=1)
+    enough = alike[np.arange(len(slate)), best] >= ALIKE
+    return [bundle.catalog.item_ids[recent[b]] if ok else "" for b, ok in zip(best, enough, strict=True)]

@@ -1,0 +1,111 @@
+"""Candidate generation, from a query to a few hundred rows: what the retrieval service, evaluation and training run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tandem_core.budget import Budget
+from tandem_core.bundle import Bundle
+from tandem_core.candidates import CandidateBatch
+from tandem_core.degradation import Degradation, DegradationKind
+from tandem_core.errors import DeadlineExceeded, FieldViolation, InvalidRequest
+from tandem_core.features import User, resolve_user
+from tandem_core.filters import Eligibility
+from tandem_core.merge import append, rank_fusion
+from tandem_core.query import Fill, Query, Regime, Seen, SourcePlan
+from tandem_core.sources.base import Found
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Candidates, best first, and what must be said of them. empty_reason is "" unless the list is empty."""
+
+    candidates: CandidateBatch
+    bundle_id: str
+    regime: Regime
+    degradations: tuple[Degradation, ...] = ()
+    empty_reason: str = ""
+
+
+class RetrievalPipeline:
+    """Asks sources, merges, fills up. One per bundle; safe to use from several threads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def retrieve(self, query: Query, budget: Budget) -> Retrieved:
+        """Return up to query.max_results candidates; raises InvalidRequest or DeadlineExceeded."""
+        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
+        plans = query.plans or self.bundle.plans[user.regime]
+        check_query(self.bundle, query)
+        eligible = eligibility(self.bundle, query, user)
+        found, degradations = self._ask(plans, user, eligible, budget)
+        merged = rank_fusion(found, {plan.source: plan.weight for plan in plans})
+        merged = merged.take(np.arange(min(len(merged), query.max_results)))
+        if query.fill is Fill.BACKFILL:
+            merged = self._fill(merged, user, query, eligible)
+        return Retrieved(merged, self.bundle.id, user.regime, degradations, self._empty_reason(merged, query))
+
+    def _ask(
+        self, plans: Sequence[SourcePlan], user: User, eligible: Eligibility, budget: Budget
+    ) -> tuple[dict[str, Found], tuple[Degradation, ...]]:
+        """Ask one source after another: each takes less time than a thread switch. The late and broken are left out."""
+        found: dict[str, Found] = {}
+        left_out: list[Degradation] = []
+        for plan in plans:
+            if budget.expired():
+                left_out.append(Degradation(DegradationKind.SOURCE_LATE, plan.source, "no time left"))
+                continue
+            try:
+                found[plan.source] = self.bundle.sources[plan.source].find(user, eligible, plan.limit)
+            except Exception:  # one broken source must not take the others with it; it is logged and declared
+                log.exception("source failed", extra={"source": plan.source, "bundle_id": self.bundle.id})
+                left_out.append(Degradation(DegradationKind.SOURCE_FAILED, plan.source, "see the service's log"))
+        if plans and not found and budget.expired():
+            raise DeadlineExceeded("the deadline passed before any source was asked")
+        return found, tuple(left_out)
+
+    def _fill(self, merged: CandidateBatch, user: User, query: Query, eligible: Eligibility) -> CandidateBatch:
+        missing = query.max_results - len(merged)
+        if missing <= 0:
+            return merged
+        popular = self.bundle.sources["popularity"].find(user, eligible, query.max_results)
+        new = ~np.isin(popular.rows, merged.rows)
+        return append(merged, "backfill", Found(popular.rows[new][:missing], popular.scores[new][:missing]))
+
+    def _empty_reason(self, merged: CandidateBatch, query: Query) -> str:
+        if len(merged):
+            return ""
+        if query.fill is Fill.STRICT:
+            return "no source found an eligible item, and fill_policy is STRICT"
+        if query.condition is not None:
+            return "no item matches the filter that the user has not seen and the request does not exclude"
+        return "the user has seen every item of the catalogue, or the request excludes it"
+
+
+def check_query(bundle: Bundle, query: Query) -> None:
+    """Raise InvalidRequest where a query names sources or columns that the bundle does not have."""
+    for i, plan in enumerate(query.plans):
+        if plan.source not in bundle.sources:
+            known = ", ".join(bundle.sources)
+            raise InvalidRequest(
+                FieldViolation(f"sources[{i}].source", f"no source {plan.source!r}; there are {known}")
+            )
+    if query.condition is not None:
+        query.condition.check(bundle.catalog, "filter")
+
+
+def eligibility(bundle: Bundle, query: Query, user: User) -> Eligibility:
+    """Return which rows the request may return: not excluded by it, not seen unless allowed, matching its filter."""
+    excluded = bundle.catalog.rows(query.exclude_item_ids)
+    if query.interacted in (Seen.EXCLUDE, None):
+        excluded = np.concatenate([excluded, user.interacted])
+        if query.seed_item_ids:
+            excluded = np.concatenate([excluded, bundle.catalog.rows(query.seed_item_ids)])
+    return Eligibility(bundle.catalog, excluded, query.condition)

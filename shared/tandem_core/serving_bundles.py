@@ -1,0 +1,91 @@
+"""Which bundles a serving process holds: the current one, the one before, and why a newer one is refused."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from tandem_core.errors import BundleMismatch, BundleNotReady, BundleRefused, NotFound
+from tandem_core.registry import Registry
+
+log = logging.getLogger(__name__)
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Generic[Loaded]):
+    """What is held at one moment: never changed, only replaced."""
+
+    current_id: str = ""
+    previous_id: str = ""
+    loaded: tuple[tuple[str, Loaded], ...] = ()  # current first
+    refused_id: str = ""
+    refusal: str = "no bundle has been looked for yet"
+
+
+class ServingBundles(Generic[Loaded]):
+    """Holds what `load` makes of the registry's current bundle. A bad bundle changes nothing but the refusal."""
+
+    def __init__(self, registry: Registry, load: Callable[[str], Loaded]) -> None:
+        self._registry = registry
+        self._load = load
+        self._held: Held[Loaded] = Held()
+        self._refreshing = threading.Lock()
+        self._refused_state: tuple[object, ...] = ()
+
+    @property
+    def held(self) -> Held[Loaded]:
+        return self._held
+
+    def refresh(self) -> bool:
+        """Load the registry's current bundle if it is a new one; return whether what is served has changed."""
+        with self._refreshing:
+            held = self._held
+            bundle_id = ""
+            try:
+                current = self._registry.current()
+                if current is None:
+                    raise BundleRefused(f"{self._registry.root} has no current bundle: train one (tandem train)")
+                bundle_id = current.bundle_id
+                if bundle_id == held.current_id:
+                    self._held = replace(held, refused_id="", refusal="")
+                    return False
+                state = self._registry.fingerprint(bundle_id)
+                if state == self._refused_state:
+                    return False  # nothing of it has changed: no need to read it all again at every poll
+                kept = dict(held.loaded)
+                fresh = kept[bundle_id] if bundle_id in kept else self._load(bundle_id)
+            except (BundleRefused, NotFound, OSError) as error:
+                self._refused_state = self._registry.fingerprint(bundle_id) if bundle_id else ()
+                return self._refuse(bundle_id, str(error))
+            before = ((held.current_id, kept[held.current_id]),) if held.current_id else ()
+            self._held = Held(bundle_id, held.current_id, ((bundle_id, fresh), *before), "", "")
+            log.info("bundle loaded", extra={"bundle_id": bundle_id, "previous_id": held.current_id})
+            return True
+
+    def choose(self, acceptable: Sequence[str] = ()) -> Loaded:
+        """Return the current bundle, or the first of `acceptable` that is held.
+
+        Raises BundleNotReady when none is loaded, BundleMismatch when none of the acceptable ones is.
+        """
+        held = self._held
+        if not held.loaded:
+            raise BundleNotReady(held.refusal)
+        if not acceptable:
+            return held.loaded[0][1]
+        loaded = dict(held.loaded)
+        for bundle_id in acceptable:
+            if bundle_id in loaded:
+                return loaded[bundle_id]
+        raise BundleMismatch(f"none of {list(acceptable)} is loaded; loaded are {list(loaded)}")
+
+    def _refuse(self, bundle_id: str, why: str) -> bool:
+        held = self._held
+        if (held.refused_id, held.refusal) != (bundle_id, why):  # said once, not at every poll
+            log.error("bundle refused", extra={"bundle_id": bundle_id, "reason": why, "serving": held.current_id})
+        self._held = replace(held, refused_id=bundle_id, refusal=why)
+        return False

@@ -1,0 +1,1 @@
+"""Candidate sources, a file each."""

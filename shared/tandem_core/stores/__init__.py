@@ -1,0 +1,1 @@
+"""Where users live: their events and attributes, behind one small interface."""
