@@ -84,7 +84,8 @@ class SourcePlan:
 class Query:
     """One request, checked.
 
-    now_ms: milliseconds since 1970, what ages count from. attributes: of the user, request over store.
+    now_ms: milliseconds since 1970, what ages count from. anonymous: the user store is not read. attributes: of the
+    user, request over store.
     context: facts of the request. plans: empty means the bundle's own. condition: None means all items.
     interacted: None means what the stage does by itself (retrieval: exclude; ranking: the placement's policy).
     """
@@ -95,6 +96,7 @@ class Query:
     placement: str = "default"
     user_id: str = ""
     session_id: str = ""
+    anonymous: bool = False
     events: UserEvents = field(default_factory=UserEvents)
     seed_item_ids: Sequence[str] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)

@@ -45,62 +45,51 @@ class Slate:
 
 
 class RankingPipeline:
-    """Retrieves, scores, applies rules. One per bundle; safe to use from several threads.
+    """Gets candidates, scores them, applies rules. One per bundle; safe to use from several threads.
 
-    retrieve: the way to candidates of this very bundle: over the wire in the service, in process in evaluation.
+    `retrieve` is the way to candidates: over the wire in the service, in process in evaluation.
     """
 
-    def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy], retrieve: Retrieve) -> None:
+    def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy]) -> None:
         self.bundle = bundle
         self._policies = policies
-        self._retrieve = retrieve
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
-    def recommend(self, query: Query, budget: Budget) -> Slate:
+    def recommend(self, query: Query, budget: Budget, retrieve: Retrieve) -> Slate:
         """Return query.max_results items; raises InvalidRequest or DeadlineExceeded."""
+        return self.arrange(query, self.candidates(query, budget, retrieve), budget)
+
+    def candidates(self, query: Query, budget: Budget, retrieve: Retrieve) -> Retrieved:
+        """Return what the placement's policy asks retrieval for, or popular items when retrieval is out of reach.
+
+        The candidates are of the bundle they name, which may be another than this one's when retrieval has not got
+        this one: `arrange` must then be called on that bundle's pipeline.
+        """
         policy = self._policy(query)
         check_query(self.bundle, query)
-        query = replace(query, interacted=query.interacted or policy.interacted)
         user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         wanted = replace(
             query,
             max_results=max(policy.candidates, query.max_results),
+            interacted=query.interacted or policy.interacted,
             plans=policy.source_plans(user.regime),
         )
-        retrieved = self._retrieve_or_fall_back(wanted, budget)
-        return self._slate(query, policy, user, retrieved, budget)
-
-    def rank(self, query: Query, candidates: CandidateBatch, budget: Budget) -> Slate:
-        """Return the caller's candidates in the best order, without those its filter or seen policy takes out."""
-        policy = self._policy(query)
-        check_query(self.bundle, query)
-        query = replace(query, interacted=query.interacted or Seen.ALLOW)
-        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
-        kept = candidates.take(eligibility(self.bundle, query, user).keep(candidates.rows))
-        empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
-        return self._slate(query, policy, user, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
-
-    def _policy(self, query: Query) -> PlacementPolicy:
-        if (policy := self._policies.get(query.placement)) is None:
-            known = ", ".join(sorted(self._policies))
-            raise InvalidRequest(
-                FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")
-            )
-        return policy
-
-    def _retrieve_or_fall_back(self, query: Query, budget: Budget) -> Retrieved:
         try:
-            return self._retrieve(query, budget)
+            return retrieve(wanted, budget)
         except BundleMismatch as error:
             missing = Degradation(DegradationKind.BUNDLE_MISMATCH, "retrieval", str(error))
         except UpstreamUnavailable as error:
             missing = Degradation(DegradationKind.RETRIEVAL_UNAVAILABLE, "retrieval", str(error))
         log.warning("retrieval not used", extra={"reason": missing.message, "bundle_id": self.bundle.id})
         # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
-        popular = self._fallback.retrieve(replace(query, plans=()), Budget())
+        popular = self._fallback.retrieve(replace(wanted, plans=()), Budget())
         return replace(popular, degradations=(missing, *popular.degradations))
 
-    def _slate(self, query: Query, policy: PlacementPolicy, user: User, retrieved: Retrieved, budget: Budget) -> Slate:
+    def arrange(self, query: Query, retrieved: Retrieved, budget: Budget) -> Slate:
+        """Score candidates of this bundle and apply the placement's rules."""
+        policy = self._policy(query)
+        query = replace(query, interacted=query.interacted or policy.interacted)
+        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         batch = self._hydrate(retrieved.candidates, query, policy, user)
         batch, skipped = self._score(batch, query, policy, user, budget)
         ranked, relaxed = self._apply_rules(batch, query, policy, user, budget)
@@ -114,6 +103,23 @@ class RankingPipeline:
             degradations=(*retrieved.degradations, *skipped, *relaxed),
             empty_reason=retrieved.empty_reason,
         )
+
+    def rank(self, query: Query, candidates: CandidateBatch, budget: Budget) -> Slate:
+        """Return the caller's candidates in the best order, without those its filter or seen policy takes out."""
+        check_query(self.bundle, query)
+        query = replace(query, interacted=query.interacted or Seen.ALLOW)  # the caller chose what to rank
+        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
+        kept = candidates.take(eligibility(self.bundle, query, user).keep(candidates.rows))
+        empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
+        return self.arrange(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
+
+    def _policy(self, query: Query) -> PlacementPolicy:
+        if (policy := self._policies.get(query.placement)) is None:
+            known = ", ".join(sorted(self._policies))
+            raise InvalidRequest(
+                FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")
+            )
+        return policy
 
     def _hydrate(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User) -> CandidateBatch:
         """Add the columns that rules read; drops nothing."""

@@ -26,6 +26,21 @@ class Held(Generic[Loaded]):
     refused_id: str = ""
     refusal: str = "no bundle has been looked for yet"
 
+    def choose(self, acceptable: Sequence[str] = ()) -> Loaded:
+        """Return the current bundle, or the first of `acceptable` that is held.
+
+        Raises BundleNotReady when none is loaded, BundleMismatch when none of the acceptable ones is.
+        """
+        if not self.loaded:
+            raise BundleNotReady(self.refusal)
+        if not acceptable:
+            return self.loaded[0][1]
+        loaded = dict(self.loaded)
+        for bundle_id in acceptable:
+            if bundle_id in loaded:
+                return loaded[bundle_id]
+        raise BundleMismatch(f"none of {list(acceptable)} is loaded; loaded are {list(loaded)}")
+
 
 class ServingBundles(Generic[Loaded]):
     """Holds what `load` makes of the registry's current bundle. A bad bundle changes nothing but the refusal."""
@@ -66,22 +81,6 @@ class ServingBundles(Generic[Loaded]):
             self._held = Held(bundle_id, held.current_id, ((bundle_id, fresh), *before), "", "")
             log.info("bundle loaded", extra={"bundle_id": bundle_id, "previous_id": held.current_id})
             return True
-
-    def choose(self, acceptable: Sequence[str] = ()) -> Loaded:
-        """Return the current bundle, or the first of `acceptable` that is held.
-
-        Raises BundleNotReady when none is loaded, BundleMismatch when none of the acceptable ones is.
-        """
-        held = self._held
-        if not held.loaded:
-            raise BundleNotReady(held.refusal)
-        if not acceptable:
-            return held.loaded[0][1]
-        loaded = dict(held.loaded)
-        for bundle_id in acceptable:
-            if bundle_id in loaded:
-                return loaded[bundle_id]
-        raise BundleMismatch(f"none of {list(acceptable)} is loaded; loaded are {list(loaded)}")
 
     def _refuse(self, bundle_id: str, why: str) -> bool:
         held = self._held

@@ -1,0 +1,52 @@
+"""What callers of Tandem test with: stub servers on real sockets, fault scripts, and the contract's promises as checks.
+
+Needs the base install and the extra `testing`; never a model. The pytest fixtures are in `tandem_testing.plugin`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tandem_testing.refusal import Refusal
+    from tandem_testing.running import RunningServer, serve
+    from tandem_testing.seeded import readable_ids
+    from tandem_testing.slates import assert_valid_candidates, assert_valid_slate
+    from tandem_testing.stub_ranking import StubRanking
+    from tandem_testing.stub_retrieval import StubRetrieval
+
+__all__ = [
+    "Refusal",
+    "RunningServer",
+    "StubRanking",
+    "StubRetrieval",
+    "assert_valid_candidates",
+    "assert_valid_slate",
+    "readable_ids",
+    "serve",
+]
+
+_HOMES = {
+    "Refusal": "refusal",
+    "RunningServer": "running",
+    "StubRanking": "stub_ranking",
+    "StubRetrieval": "stub_retrieval",
+    "assert_valid_candidates": "slates",
+    "assert_valid_slate": "slates",
+    "readable_ids": "seeded",
+    "serve": "running",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used.
+
+    pytest loads our plugin, and so this package, wherever the base install is: without the extra that must not fail.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install 'tandem-recommender[testing]'", name=error.name) from error

@@ -277,13 +277,13 @@ def test_the_toml_has_exactly_the_keys_the_service_reads(chart: helm_python.Char
 def test_the_toml_says_what_the_values_say(chart: helm_python.Chart) -> None:
     config = {
         "port": 6000, "threads": 3, "bundlePollSeconds": 0.25, "drainSeconds": 1.5, "graceSeconds": 20,
-        "reflection": True, "logLevel": "DEBUG", "retrievalTimeoutMs": 75, "retrievalTarget": "dns:///other:1",
+        "reflection": True, "logLevel": "debug", "retrievalTimeoutMs": 75, "retrievalTarget": "dns:///other:1",
     }  # fmt: skip
     toml = service_toml(render(chart, merged(REDIS, {"ranking": {"config": config}})), "ranking")
     assert toml == {
         "host": "0.0.0.0",  # noqa: S104 - in a pod the network decides who gets in
         "port": 6000, "threads": 3, "registry": "/bundles", "store": "redis://valkey:6379/0", "bundle_poll_s": 0.25,
-        "drain_s": 1.5, "grace_s": 20, "reflection": True, "log_level": "DEBUG", "retrieval_target": "dns:///other:1",
+        "drain_s": 1.5, "grace_s": 20, "reflection": True, "log_level": "debug", "retrieval_target": "dns:///other:1",
         "retrieval_timeout_ms": 75, "policy_file": "/etc/tandem/policy.toml",
     }  # fmt: skip
     # Whole numbers stay whole: a strict reader takes 6000.0 for no port.
@@ -333,7 +333,7 @@ def test_the_processes_are_started_as_agreed(chart: helm_python.Chart) -> None:
     ("change", "rolled"),
     [
         (set_at("retrieval.config.threads", 5), {"retrieval"}),
-        (set_at("ranking.config.logLevel", "DEBUG"), {"ranking"}),
+        (set_at("ranking.config.logLevel", "debug"), {"ranking"}),
         (set_at("ranking.policy", "[placements.home]\n"), {"ranking"}),
         (set_at("retrieval.config.port", 6000), {"retrieval", "ranking"}),
         (REDIS, {"retrieval", "ranking"}),
@@ -480,7 +480,7 @@ def test_sqlite_is_one_volume_shared_by_two_pods_of_one_node(chart: helm_python.
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert volumes["store"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         mounts = {mount["name"]: mount["mountPath"] for mount in only_container(deployment)["volumeMounts"]}
-        assert service_toml(manifests, component(deployment))["store"].startswith(f"sqlite://{mounts['store']}/")
+        assert service_toml(manifests, component(deployment))["store"].startswith(f"sqlite:///{mounts['store']}/")
         (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         assert term["topologyKey"] == "kubernetes.io/hostname"
         # Not the trainer's pods: one of those on another node would let the services part.
@@ -521,7 +521,9 @@ def test_volumes_outlive_the_release(chart: helm_python.Chart) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("scale", [{"replicas": 2}, {"autoscaling": {"enabled": True, "maxReplicas": 2}}], ids=str)
+@pytest.mark.parametrize(
+    "scale", [{"replicas": 2}, {"autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 2}}], ids=str
+)
 def test_several_pods_without_redis_are_refused(chart: helm_python.Chart, service: str, scale: Values) -> None:
     with pytest.raises(helm_python.HelmRenderError, match=rf"several pods need a Redis store: {service}\.") as caught:
         render(chart, {service: scale})
@@ -544,7 +546,9 @@ def test_a_bundle_volume_for_one_node_is_refused_for_pods_of_several(chart: helm
     [
         (set_at("store.url", "redis://:secret@valkey:6379/0"), "put the URL into a Secret"),
         (set_at("store.url", "sqlite:///tmp/store.db"), "must lie on its volume"),
-        (set_at("store.url", "sqlite:///var/lib/tandem/../../x"), "must lie on its volume"),
+        (set_at("store.url", "sqlite:///var/lib/tandem/store.db"), "four slashes"),
+        (set_at("store.url", "sqlite:////var/lib/tandem/../../x"), "must lie on its volume"),
+        (set_at("store.url", "sqlite:////var/lib/tandem/.."), "must lie on its volume"),
         (set_at("trainer.enabled", True), "needs trainer.dataClaim"),
         (
             merged(REDIS, set_at("ranking.autoscaling", {"enabled": True, "minReplicas": 9})),
@@ -588,7 +592,7 @@ def test_a_release_name_that_no_service_can_have_is_refused(chart: helm_python.C
         ("ranking.config.threads", 0),
         ("ranking.config.drainSeconds", -1),
         ("ranking.config.bundlePollSeconds", 0),
-        ("ranking.config.logLevel", "verbose"),
+        ("ranking.config.logLevel", "INFO"),
         ("ranking.config.reflection", "yes"),
         ("ranking.config.retrievalTarget", 'x"\nport = 1'),
         ("ranking.terminationMarginSeconds", 0),

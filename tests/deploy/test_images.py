@@ -199,7 +199,7 @@ def test_a_composed_service_is_what_its_config_says(compose: dict[str, Any], ser
     assert spec["environment"] == {f"TANDEM_{service.upper()}_STORE": f"${{TANDEM_STORE:-{toml['store']}}}"}
     assert "bundles:/bundles:ro" in spec["volumes"]
     assert toml["registry"] == "/bundles"
-    assert f"store:{Path(toml['store'].removeprefix('sqlite://')).parent}" in spec["volumes"]
+    assert f"store:{Path(toml['store'].removeprefix('sqlite:///')).parent}" in spec["volumes"]
 
 
 def test_ranking_finds_retrieval_and_its_policy_in_compose(compose: dict[str, Any]) -> None:

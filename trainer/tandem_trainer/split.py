@@ -92,9 +92,10 @@ def global_time(events: pd.DataFrame, validation_fraction: float = 0.1, test_fra
     ordered = np.sort(times)
     n = len(ordered)
     t2 = int(ordered[n - max(1, round(n * test_fraction))])
+    before = int(np.searchsorted(ordered, t2))  # events before t2: many may share the time t2
     t1 = t2
     if validation_fraction > 0:
-        t1 = int(ordered[max(0, n - round(n * test_fraction) - max(1, round(n * validation_fraction)))])
+        t1 = int(ordered[max(0, before - max(1, round(n * validation_fraction)))])
     if t1 == ordered[0] or (validation_fraction > 0 and t1 == t2):
         raise SplitError(
             f"global_time: {n} events have {len(np.unique(ordered))} different times, too few to cut at (cuts would be "

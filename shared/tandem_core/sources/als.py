@@ -34,11 +34,15 @@ class Als:
         object.__setattr__(self, "_gram", gram)
 
     def fold_in(self, rows: NDArray[np.int32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the factor [F] of a user with these events: (Y'Y + Y'(C - I)Y + rI) x = Y'C, C = alpha * weights."""
-        factors = self.index.vectors[rows]
-        confidence = self.alpha * weights
-        # An event with confidence below 1 still counts as one for the preference: C p and C - I stay above 0.
-        left = self._gram + (factors.T * np.maximum(confidence - 1, 0)) @ factors
+        """Return the factor [F] of a user with these events: (Y'Y + Y'(C - I)Y + rI) x = Y'C 1, C = alpha * weights.
+
+        Weights of one item add up, as in training. An item whose weight has faded away says nothing any more: with
+        C near 0 it is left out even of the unseen items, which count as weakly disliked.
+        """
+        items, place = np.unique(rows, return_inverse=True)
+        factors = self.index.vectors[items]
+        confidence = self.alpha * np.bincount(place, weights).astype(np.float32)
+        left = self._gram + (factors.T * (confidence - 1)) @ factors
         return np.linalg.solve(left, factors.T @ confidence).astype(np.float32)
 
     def find(self, user: User, eligible: Eligibility, limit: int) -> Found:

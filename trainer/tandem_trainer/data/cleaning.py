@@ -197,5 +197,5 @@ def with_stubs(table: pd.DataFrame, key: str, events: pd.DataFrame, ledger: Ledg
         elif column == "categories":
             stubs[column] = columns.as_lists(pd.Series(None, index=stubs.index, dtype=object), None)
         elif table[column].dtype == object:
-            stubs[column] = pd.Series(None, index=stubs.index, dtype=object)
+            stubs[column] = pd.Series([None] * len(stubs), index=stubs.index, dtype=object)
     return pd.concat([table, stubs], ignore_index=True) if len(table) else stubs

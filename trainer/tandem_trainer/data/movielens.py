@@ -104,7 +104,7 @@ def _ratings(ratings: pd.DataFrame, path: Path, ledger: Ledger) -> pd.DataFrame:
 
 
 def _flagged_genres(items: pd.DataFrame) -> Column:
-    flags = (items[_GENRES_100K[1:]] == "1").to_numpy(dtype=bool)  # [n, 18]
+    flags = (items[list(_GENRES_100K[1:])] == "1").to_numpy(dtype=bool)  # [n, 18]
     genres = [[_GENRES_100K[1 + at] for at in np.flatnonzero(row)] for row in flags]
     return pd.Series(genres, index=items.index, dtype=object)
 

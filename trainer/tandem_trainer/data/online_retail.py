@@ -71,11 +71,9 @@ def find_file(path: Path) -> Path:
     if len(files) == 1:
         return files[0]
     if not files and list(path.glob("*.xlsx")):
-        raise DataError(
-            f"{path}: holds a workbook (.xlsx); save it as one .csv file; save it as one .csv file, as it takes minutes to parse"
-        )
+        raise DataError(f"{path}: holds a workbook (.xlsx); save it as one .csv file")
     names = ", ".join(file.name for file in files) or "none"
-    raise DataError(f"{path}: expected one .parquet or .csv file, found {names}; name the file itself as the path")
+    raise DataError(f"{path}: expected one .parquet or .csv file, found {names}; pass the file itself as the path")
 
 
 def _read(file: Path) -> pd.DataFrame:

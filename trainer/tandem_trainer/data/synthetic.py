@@ -172,7 +172,8 @@ def _times(config: SyntheticConfig, counts: Ints, rng: np.random.Generator) -> I
     joined = span * 0.85 * rng.random(users) ** 1.5
     longest = elapsed[first + counts - 1]
     squeeze = np.minimum(1.0, (span - joined) / np.maximum(longest, 1.0))
-    return config.start_ms + (np.repeat(joined, counts) + elapsed * np.repeat(squeeze, counts)).astype(np.int64)
+    since_start = np.repeat(joined, counts) + elapsed * np.repeat(squeeze, counts)
+    return np.asarray(config.start_ms + since_start.astype(np.int64))
 
 
 def _choose_groups(world: World, user: Ints, time: Ints, rng: np.random.Generator) -> Ints:
@@ -190,7 +191,8 @@ def _choose_groups(world: World, user: Ints, time: Ints, rng: np.random.Generato
     liking = np.einsum("md,msd->ms", population.factors[user], catalog.group_factors[groups])
     with np.errstate(divide="ignore"):
         chance = liking + np.log(shelf.mass[groups]) + rng.gumbel(size=groups.shape)
-    return groups[np.arange(len(user)), np.argmax(chance, axis=1)]
+    chosen: Ints = groups[np.arange(len(user)), np.argmax(chance, axis=1)]
+    return chosen
 
 
 def _affinity(world: World, user: Ints, item: Ints) -> Floats:

@@ -93,8 +93,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
     {{- fail (printf "several pods need a Redis store: %s.%s is %d and store.url is %s. Set store.url to redis://..., or store.existingSecret.name to a Secret with such a URL, or run one pod of each service" $component $key $pods $root.Values.store.url) }}
   {{- end }}
 {{- end }}
-{{- if and (include "tandem.sqlite" .) (not (regexMatch "^sqlite:///var/lib/tandem/[^/]+$" .Values.store.url)) }}
-  {{- fail (printf "store.url is %s: the SQLite file must lie on its volume, sqlite:///var/lib/tandem/<file>" .Values.store.url) }}
+{{- if and (include "tandem.sqlite" .) (not (regexMatch "^sqlite:////var/lib/tandem/[A-Za-z0-9][^/]*$" .Values.store.url)) }}
+  {{- fail (printf "store.url is %s: the SQLite file must lie on its volume, sqlite:////var/lib/tandem/<file> (four slashes: an absolute path)" .Values.store.url) }}
 {{- end }}
 {{- if and (not .Values.store.existingSecret.name) (contains "@" .Values.store.url) }}
   {{- fail "store.url holds a user or a password, and would stand readable in a ConfigMap: put the URL into a Secret and name it in store.existingSecret.name" }}

@@ -1,0 +1,23 @@
+"""Settings of the ranking service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from tandem_core.grpc_process import ServiceSettings
+
+
+class RankingSettings(ServiceSettings):
+    """Environment: TANDEM_RANKING_PORT and so on."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TANDEM_RANKING_")
+
+    port: int = 50052
+    # Ranking threads mostly wait for retrieval: more of them than cores keep the service answering meanwhile.
+    threads: int = Field(default=4, ge=1, le=256)
+    retrieval_target: str = "ipv4:127.0.0.1:50051"
+    retrieval_timeout_ms: float = Field(default=200.0, gt=0)  # a hung retrieval costs this, then popular items
+    policy_file: Path | None = None  # [placements.<name>] tables; see tandem_core.policy

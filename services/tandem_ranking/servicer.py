@@ -1,0 +1,130 @@
+"""RankingService on the wire."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import grpc
+
+from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem_core.budget import Budget
+from tandem_core.bundle import Bundle
+from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
+from tandem_core.grpc_errors import to_call_error
+from tandem_core.grpc_parse import MOST_BATCHED
+from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
+from tandem_core.grpc_render import degradations, ranked_items, serving_state
+from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
+from tandem_core.policy import PlacementPolicy
+from tandem_core.query import decision_id_of
+from tandem_core.ranking_pipeline import RankingPipeline, Retrieve
+from tandem_core.serving_bundles import ServingBundles
+from tandem_core.stores.base import UserStore
+from tandem_core.user_state import with_stored
+
+
+class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
+    """Answers from the bundles it is given; raises `tandem_core.errors`, which the interceptor translates."""
+
+    def __init__(
+        self,
+        bundles: ServingBundles[RankingPipeline],
+        store: UserStore,
+        retrieval: RetrievalClient,
+        policies: Mapping[str, PlacementPolicy],
+    ) -> None:
+        self._bundles = bundles
+        self._store = store
+        self._retrieval = retrieval
+        self._placements = sorted(policies)
+        self._started_ms = time.time_ns() // 1_000_000
+
+    def Recommend(
+        self, request: ranking_pb2.RecommendRequest, context: grpc.ServicerContext
+    ) -> ranking_pb2.RecommendResponse:
+        return self._recommend(request, Budget.of(context.time_remaining()))
+
+    def BatchRecommend(
+        self, request: ranking_pb2.BatchRecommendRequest, context: grpc.ServicerContext
+    ) -> ranking_pb2.BatchRecommendResponse:
+        if not 0 < len(request.requests) <= MOST_BATCHED:
+            raise InvalidRequest(
+                FieldViolation("requests", f"has {len(request.requests)}, 1 to {MOST_BATCHED} are allowed")
+            )
+        budget = Budget.of(context.time_remaining())
+        return ranking_pb2.BatchRecommendResponse(results=[self._result(each, budget) for each in request.requests])
+
+    def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
+        query = parse_rank(request, _now_ms())
+        budget = Budget.of(context.time_remaining())
+        wanted = request.candidates.bundle_id if request.candidates.rows else ""
+        pipeline = self._bundles.held.choose([wanted] if wanted else ())
+        check_returned_attributes(request.return_attributes, pipeline.bundle.catalog)
+        candidates, unknown = parse_candidates(request.candidates, pipeline.bundle.catalog)
+        query, missing = with_stored(query, self._store)
+        slate = pipeline.rank(query, candidates, budget)
+        return ranking_pb2.RankResponse(
+            items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
+            bundle_id=slate.bundle_id,
+            decision_id=decision_id_of(query.request_id, slate.bundle_id),
+            request_id=query.request_id,
+            degradations=degradations([*missing, *slate.degradations]),
+            unknown_item_ids=unknown,
+            experiments=request.context.experiments,
+            empty_reason=slate.empty_reason,
+        )
+
+    def ExplainItem(
+        self, request: ranking_pb2.ExplainItemRequest, context: grpc.ServicerContext
+    ) -> ranking_pb2.ExplainItemResponse:
+        raise Unimplemented("ExplainItem is not built yet; see protos/README.md")
+
+    def GetServingState(
+        self, request: ranking_pb2.GetServingStateRequest, context: grpc.ServicerContext
+    ) -> ranking_pb2.GetServingStateResponse:
+        held = self._bundles.held
+        bundle = held.loaded[0][1].bundle if held.loaded else None
+        return ranking_pb2.GetServingStateResponse(
+            state=serving_state(held, bundle, self._started_ms),
+            placements=self._placements,
+            retrieval_connection=self._retrieval.state,
+        )
+
+    def _recommend(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.RecommendResponse:
+        query = parse_recommend(request, _now_ms())
+        budget.check()
+        held = self._bundles.held  # one look for the whole request: versions never mix
+        current = held.choose()
+        check_returned_attributes(request.return_attributes, current.bundle.catalog)
+        query, missing = with_stored(query, self._store)
+        bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
+        retrieved = current.candidates(query, budget, self._way_to_retrieval(request, bundles))
+        pipeline = held.choose([retrieved.bundle_id])
+        slate = pipeline.arrange(query, retrieved, budget)
+        return ranking_pb2.RecommendResponse(
+            items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
+            bundle_id=slate.bundle_id,
+            decision_id=decision_id_of(query.request_id, slate.bundle_id),
+            request_id=query.request_id,
+            regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
+            degradations=degradations([*missing, *slate.degradations]),
+            experiments=request.context.experiments,
+            empty_reason=slate.empty_reason,
+        )
+
+    def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
+        """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
+        asked = Asked(request.context, request.filter if request.HasField("filter") else None, request.exclude_item_ids)
+        return lambda query, budget: self._retrieval.retrieve(asked, query, budget, bundles)
+
+    def _result(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.BatchRecommendResult:
+        """Return one answer of a batch: what is wrong with one request is no error of the others."""
+        try:
+            return ranking_pb2.BatchRecommendResult(response=self._recommend(request, budget))
+        except TandemError as error:
+            return ranking_pb2.BatchRecommendResult(error=to_call_error(error))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,15 @@
+"""Settings of the retrieval service."""
+
+from __future__ import annotations
+
+from pydantic_settings import SettingsConfigDict
+
+from tandem_core.grpc_process import ServiceSettings
+
+
+class RetrievalSettings(ServiceSettings):
+    """Environment: TANDEM_RETRIEVAL_PORT and so on."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TANDEM_RETRIEVAL_")
+
+    port: int = 50051

@@ -1,0 +1,58 @@
+"""Asking the ranking service, as a backend would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+
+from tandem.common.v1 import attribute_pb2, context_pb2
+from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+
+
+class NotAnswered(Exception):  # noqa: N818
+    """The service did not answer: says where it was looked for and what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What to ask. events: item ids, oldest first. now_ms: 0 for the server's clock."""
+
+    user_id: str
+    max_results: int
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    events: Sequence[str] = ()
+    placement: str = ""
+    now_ms: int = 0
+
+    def request(self) -> ranking_pb2.RecommendRequest:
+        """Return the request; titles are asked for, since people will read the list."""
+        context = context_pb2.RequestContext(
+            user_id=self.user_id,
+            placement=self.placement,
+            user_attributes=[
+                attribute_pb2.Attribute(name=name, string_value=value) for name, value in self.attributes.items()
+            ],
+            recent_events=[context_pb2.UserEvent(item_id=item_id) for item_id in self.events],
+        )
+        if self.now_ms:
+            context.event_time.FromMilliseconds(self.now_ms)
+            for place, event in enumerate(reversed(context.recent_events), start=1):
+                event.timestamp.FromMilliseconds(self.now_ms - 60_000 * place)
+        return ranking_pb2.RecommendRequest(context=context, max_results=self.max_results, return_attributes=["title"])
+
+
+def ask(target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:
+    """Return the answer of the ranking service at `target`; raises NotAnswered."""
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        return ask_over(channel, target, asking, timeout_s)
+
+
+def ask_over(channel: grpc.Channel, target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:
+    """As `ask`, over an open channel."""
+    stub = ranking_pb2_grpc.RankingServiceStub(channel)
+    try:
+        return stub.Recommend(asking.request(), timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise NotAnswered(f"{target} answered {error.code().name}: {error.details()}") from error

@@ -1,0 +1,42 @@
+"""tandem: train, evaluate, serve, ask. Every command imports what it needs itself, so that --help is instant."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy is imported: threads of native libraries fight over the cores. Training sets its own number.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tandem_cli import bundles, offline, online
+
+app = typer.Typer(
+    help="A recommender that backends call over gRPC.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.command("generate")(offline.generate)
+app.command("train")(offline.train)
+app.command("evaluate")(offline.evaluate)
+app.command("import-events")(offline.import_events)
+app.command("import-users")(offline.import_users)
+app.command("serve")(online.serve)
+app.command("recommend")(online.recommend)
+app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
+
+
+@app.command()
+def demo(
+    dataset: Annotated[
+        str, typer.Option(help="synthetic, ml-100k, ml-1m, ml-latest, online-retail, tables")
+    ] = "synthetic",
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its bundle and store.")] = Path(".cache/demo"),
+) -> None:
+    """Train on a data set, start both services, and show what they recommend to four kinds of users."""
+    from tandem_cli.demo import run_demo  # noqa: PLC0415  (trainer and client: only this command needs both)
+
+    run_demo(dataset, data, folder)

@@ -1,0 +1,35 @@
+"""Which processes `tandem serve` runs, and with which settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tandem_cli.supervisor import Child
+from tandem_core.settings import ConfigError, read_toml
+
+SERVICES = ("ranking", "retrieval")  # stopped in this order: ranking calls retrieval
+
+
+def children(config: Path | None, registry: Path, store: str, retrieval_port: int, ranking_port: int) -> list[Child]:
+    """Return both services as children; raises ConfigError for tables that are no service's."""
+    tables: dict[str, Any] = {} if config is None else read_toml(config)
+    if unknown := set(tables) - set(SERVICES):
+        raise ConfigError(f"{config}: unknown tables {sorted(unknown)}; there are {', '.join(SERVICES)}")
+    given = {
+        "retrieval": {"port": retrieval_port, "registry": registry, "store": store},
+        "ranking": {
+            "port": ranking_port,
+            "registry": registry,
+            "store": store,
+            "retrieval_target": f"ipv4:127.0.0.1:{retrieval_port}",
+        },
+    }
+    return [
+        Child(name, f"tandem_{name}", (), _environment(name, {**given[name], **tables.get(name, {})}))
+        for name in SERVICES
+    ]
+
+
+def _environment(service: str, settings: dict[str, Any]) -> dict[str, str]:
+    return {f"TANDEM_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()}

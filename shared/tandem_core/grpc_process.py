@@ -1,0 +1,125 @@
+"""The life of a serving process: load, serve, watch the registry, drain."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tandem_core.grpc_errors import ErrorInterceptor
+from tandem_core.serving_bundles import ServingBundles
+
+log = logging.getLogger(__name__)
+
+LIVENESS = "liveness"  # health service name that is SERVING as long as the process runs
+LARGEST_MESSAGE = 4 << 20
+
+
+class ServiceSettings(BaseSettings):
+    """What both services are configured by: defaults here, then the TOML file, then TANDEM_<SERVICE>_<NAME>."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)  # 0: any free one; the log says which
+    threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
+    max_concurrent_rpcs: int = Field(default=128, ge=1)  # more are refused with RESOURCE_EXHAUSTED
+    registry: Path = Path("bundles")
+    store: str = "sqlite:///store.db"
+    bundle_poll_s: float = Field(default=2.0, gt=0)
+    drain_s: float = Field(default=0.5, ge=0)  # between saying NOT_SERVING and stopping: clients must see it
+    grace_s: float = Field(default=10.0, ge=0)  # for calls in flight when stopping
+    max_connection_age_s: float = Field(default=300.0, gt=0)  # so that new pods get their share of old clients
+    reflection: bool = True
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+class Service:
+    """One gRPC server around a registry of bundles.
+
+    register: adds the servicers to a server and returns their full service names. They are SERVING while a bundle is
+    loaded. Nothing is bound before `start`.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        bundles: ServingBundles[Any],
+        register: Callable[[grpc.Server], Sequence[str]],
+    ) -> None:
+        self._settings = settings
+        self._bundles = bundles
+        self._stopping = threading.Event()
+        self._health = health.HealthServicer()
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="serve"),
+            interceptors=[ErrorInterceptor()],
+            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+            options=[
+                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, and must fail
+                ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+                ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
+                ("grpc.max_connection_age_grace_ms", int(settings.grace_s * 1000)),
+            ],
+        )
+        self._names = list(register(self._server))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._server)
+        self.port = 0
+
+    def start(self) -> None:
+        """Load the current bundle, bind the port, serve. Without a good bundle: up, NOT_SERVING, saying why."""
+        self._set_serving(False)
+        self._bundles.refresh()
+        self.port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        self._server.start()
+        self._set_serving(bool(self._bundles.held.loaded))
+        threading.Thread(target=self._watch, name="registry-watch", daemon=True).start()
+        held = self._bundles.held
+        log.info("listening", extra={"port": self.port, "bundle_id": held.current_id, "refusal": held.refusal})
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        self.start()
+        self._stopping.wait()
+        self.stop()
+
+    def stop(self) -> None:
+        """Drain: say NOT_SERVING, give clients time to see it, then let calls in flight end."""
+        self._stopping.set()
+        self._set_serving(False)
+        log.info("draining", extra={"port": self.port})
+        time.sleep(self._settings.drain_s)
+        self._server.stop(self._settings.grace_s).wait()
+        log.info("stopped", extra={"port": self.port})
+
+    def _watch(self) -> None:
+        """Look for a new bundle every few seconds; sleeps in between, so requests do not feel it."""
+        while not self._stopping.wait(self._settings.bundle_poll_s):
+            try:
+                self._bundles.refresh()
+            except Exception:  # the watcher must outlive whatever it meets: the old bundle goes on serving
+                log.exception("looking for a new bundle failed")
+            if not self._stopping.is_set():
+                self._set_serving(bool(self._bundles.held.loaded))
+
+    def _set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *self._names):
+            self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+        self._health.set(LIVENESS, status.SERVING)

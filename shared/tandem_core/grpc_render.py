@@ -1,0 +1,139 @@
+"""From results to responses on the wire."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf import timestamp_pb2
+
+from tandem.common.v1 import attribute_pb2, candidates_pb2, degradation_pb2, serving_state_pb2
+from tandem.ranking.v1 import ranking_pb2
+from tandem.retrieval.v1 import retrieval_pb2
+from tandem_core.bundle import Bundle
+from tandem_core.candidates import CandidateBatch
+from tandem_core.catalog import Catalog
+from tandem_core.degradation import Degradation
+from tandem_core.query import Query
+from tandem_core.ranking_pipeline import Slate
+from tandem_core.reasons import Reason, ReasonKind
+from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.serving_bundles import Held
+
+
+def candidate_list(batch: CandidateBatch, bundle: Bundle, *, by_row: bool) -> candidates_pb2.CandidateList:
+    """Return candidates as columns, items by row or by id."""
+    masks = np.zeros(len(batch), np.uint32)
+    columns = []
+    for bit, source in enumerate(batch.sources):
+        ranks = batch.columns[f"rank:{source}"]
+        masks |= np.where(ranks > 0, np.uint32(1 << bit), np.uint32(0))
+        scores = batch.columns[f"score:{source}"]
+        columns.append(candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist(), scores=scores.tolist()))
+    rows = batch.rows.tolist()
+    return candidates_pb2.CandidateList(
+        bundle_id=bundle.id,
+        rows=rows if by_row else None,
+        item_ids=None if by_row else [bundle.catalog.item_ids[row] for row in rows],
+        scores=batch.scores.tolist(),
+        source_masks=masks.tolist(),
+        source_columns=columns,
+    )
+
+
+def retrieve_response(
+    retrieved: Retrieved, query: Query, bundle: Bundle, more: Sequence[Degradation], *, by_row: bool
+) -> retrieval_pb2.RetrieveResponse:
+    """Return the answer of Retrieve. more: degradations from before the pipeline."""
+    return retrieval_pb2.RetrieveResponse(
+        candidates=candidate_list(retrieved.candidates, bundle, by_row=by_row),
+        bundle_id=bundle.id,
+        request_id=query.request_id,
+        regime=retrieved.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
+        degradations=degradations([*more, *retrieved.degradations]),
+        empty_reason=retrieved.empty_reason,
+    )
+
+
+def degradations(found: Iterable[Degradation]) -> list[degradation_pb2.Degradation]:
+    return [
+        degradation_pb2.Degradation(kind=d.kind.value, component=d.component, message=d.message)  # type: ignore[arg-type]
+        for d in found
+    ]
+
+
+def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> list[ranking_pb2.RankedItem]:
+    """Return the final list, with the named columns of each item."""
+    items = slate.items
+    sources = [(s, items.columns[f"rank:{s}"].tolist(), items.columns[f"score:{s}"].tolist()) for s in items.sources]
+    scores = items.scores.tolist()
+    return [
+        ranking_pb2.RankedItem(
+            item_id=catalog.item_ids[row],
+            position=place + 1,
+            score=scores[place],
+            reasons=[_reason(reason) for reason in slate.reasons[place]],
+            sources=[
+                ranking_pb2.SourceContribution(source=name, rank=ranks[place], score=source_scores[place])
+                for name, ranks, source_scores in sources
+                if ranks[place] > 0
+            ],
+            attributes=[found for name in attributes if (found := _attribute(catalog, row, name)) is not None],
+        )
+        for place, row in enumerate(items.rows.tolist())
+    ]
+
+
+def _reason(reason: Reason) -> ranking_pb2.Reason:
+    message = ranking_pb2.Reason(kind=reason.kind.value)  # type: ignore[arg-type]
+    if reason.kind is ReasonKind.BECAUSE_OF_ITEM:
+        message.item_id = reason.parameter
+    elif reason.kind is ReasonKind.POPULAR_IN_CATEGORY:
+        message.category = reason.parameter
+    elif reason.kind is ReasonKind.POPULAR_IN_SEGMENT:
+        message.segment = reason.parameter
+    return message
+
+
+def _attribute(catalog: Catalog, row: int, name: str) -> attribute_pb2.Attribute | None:
+    """Return one column of one item, None where it has no value."""
+    if name == "item_id":
+        return attribute_pb2.Attribute(name=name, string_value=catalog.item_ids[row])
+    if name == "title":
+        return attribute_pb2.Attribute(name=name, string_value=catalog.titles[row]) if catalog.titles[row] else None
+    if name in catalog.numbers:
+        number = float(catalog.numbers[name][row])
+        return None if math.isnan(number) else attribute_pb2.Attribute(name=name, number_value=number)
+    column = catalog.codes[name]
+    values = column.values(row)
+    if not values:
+        return None
+    if column.codes.shape[1] == 1:
+        return attribute_pb2.Attribute(name=name, string_value=values[0])
+    return attribute_pb2.Attribute(name=name, strings_value=attribute_pb2.StringList(values=values))
+
+
+def serving_state(held: Held[Any], bundle: Bundle | None, started_ms: int) -> serving_state_pb2.ServingState:
+    """Return what is served, and why not. bundle: the current one, None when none is loaded."""
+    state = serving_state_pb2.ServingState(
+        serving=bundle is not None,
+        bundle_id=held.current_id,
+        previous_bundle_id=held.previous_id,
+        refusal=held.refusal,
+        refused_bundle_id=held.refused_id,
+        started=timestamp(started_ms),
+    )
+    if bundle is not None:
+        state.bundle_created.CopyFrom(timestamp(bundle.manifest.created_ms))
+        state.catalogue_size = len(bundle.catalog)
+        metrics = sorted(bundle.manifest.metrics.items())
+        state.bundle_metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in metrics)
+    return state
+
+
+def timestamp(milliseconds: int) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromMilliseconds(milliseconds)
+    return message

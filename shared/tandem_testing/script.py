@@ -1,0 +1,148 @@
+"""What a test tells a stub to do, and the record of what the stub was asked: shared by all stubs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tandem.common.v1 import degradation_pb2
+from tandem_testing.refusal import Refusal
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+AskedT = TypeVar("AskedT", bound=Message)
+AnswerT = TypeVar("AnswerT", bound=Message)
+
+SCRIPTED_EMPTY = "the test's script says so"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What to do with the next request. failures_left: None means without end."""
+
+    delay_s: float = 0.0
+    failure: Refusal | None = None
+    failures_left: int | None = None
+    answer: Message | Callable[[Any], Message | None] | None = None
+    degradations: tuple[degradation_pb2.Degradation, ...] = ()
+    empty: bool = False
+    malformed: bool = False
+
+
+class ScriptedStub(Generic[RequestT, ResponseT]):
+    """A stub that follows a script and records requests. Every method may be called while the stub serves.
+
+    The script holds for the calls that answer with items, single and batched; a batch counts as its single requests,
+    except that it waits only once. Without a script the stub gives seeded answers. Parts of a script add up: a failure
+    goes before a given answer, a given answer before all that changes the seeded one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._script = Script()
+        self._requests: list[RequestT] = []
+
+    @property
+    def requests(self) -> Sequence[RequestT]:
+        """The requests so far, in order of arrival, those of a batch one by one, refused ones too."""
+        with self._lock:
+            return tuple(self._requests)
+
+    @property
+    def last_request(self) -> RequestT:
+        """The latest request; raises LookupError where there was none."""
+        with self._lock:
+            if not self._requests:
+                raise LookupError("the stub has not been asked anything yet")
+            return self._requests[-1]
+
+    def answer_with(self, answer: ResponseT | Callable[[Any], ResponseT | None]) -> None:
+        """Give this answer, as it is, until reset.
+
+        answer: a response, used for the call that returns its type; or a function from request to response, run on the
+        server's threads, where None means the seeded answer. A function may raise Refusal.
+        """
+        if not isinstance(answer, Message) and not callable(answer):
+            raise TypeError(f"answer_with takes a response or a function, not {type(answer).__name__}")
+        self._change(answer=answer)
+
+    def delay(self, seconds: float) -> None:
+        """Wait this long before each call is answered; the wait ends when the caller gives up or the server stops."""
+        if seconds < 0:
+            raise ValueError(f"a delay of {seconds} s")
+        self._change(delay_s=seconds)
+
+    def fail(self, code: grpc.StatusCode, message: str = "the test's script says so", times: int | None = None) -> None:
+        """Answer with this status: the next `times` requests, or all until reset. Raises ValueError for code OK."""
+        if times is not None and times < 1:
+            raise ValueError(f"times is {times}; it is 1 or more, or None for all requests")
+        self._change(failure=Refusal(code, message), failures_left=times)
+
+    def degrade(self, *degradations: degradation_pb2.Degradation) -> None:
+        """Declare these degradations in each seeded answer; its items stay as they are."""
+        self._change(degradations=degradations)
+
+    def empty(self) -> None:
+        """Answer with no items and an empty_reason."""
+        self._change(empty=True)
+
+    def reset(self) -> None:
+        """Forget the script and the recorded requests: as new. Calls that wait already go on waiting."""
+        with self._lock:
+            self._script = Script()
+            self._requests = []
+
+    def _change(self, **parts: Any) -> None:
+        with self._lock:
+            self._script = replace(self._script, **parts)
+
+    def _reply(
+        self, context: grpc.ServicerContext, requests: Sequence[RequestT], answer: Callable[[], AnswerT]
+    ) -> AnswerT:
+        """Run one call: record its requests, wait as long as the script says, answer; refusals become statuses."""
+        with self._lock:
+            self._requests += requests
+            delay_s = self._script.delay_s
+        if delay_s:
+            over = threading.Event()  # set when the call ends early, so that no thread outlives its server
+            if context.add_callback(over.set):
+                over.wait(delay_s)
+            if not context.is_active():  # nobody hears the answer: it must not use up the script's failures
+                Refusal(grpc.StatusCode.CANCELLED, "the call ended while it waited").abort(context)
+        try:
+            return answer()
+        except Refusal as refusal:
+            refusal.abort(context)
+
+    def _follow(self, request: AskedT, kind: type[AnswerT], seeded: Callable[[AskedT, Script], AnswerT]) -> AnswerT:
+        """Return the script's answer to one request, else the seeded one; raises Refusal."""
+        script = self._take()
+        if script.failure is not None:
+            raise script.failure
+        if isinstance(script.answer, kind):
+            return script.answer
+        if callable(script.answer) and (given := script.answer(request)) is not None:
+            if not isinstance(given, kind):
+                wrong = f"the function given to answer_with returned {type(given).__name__}, not {kind.__name__}"
+                raise Refusal(grpc.StatusCode.INTERNAL, wrong)
+            return given
+        return seeded(request, script)
+
+    def _take(self) -> Script:
+        """Return the script for one request, counting its failures down."""
+        with self._lock:
+            script = self._script
+            if script.failure is not None and script.failures_left is not None:
+                left = script.failures_left - 1
+                self._script = replace(script, failures_left=left, failure=script.failure if left else None)
+            return script
+
+
+def unimplemented(context: grpc.ServicerContext) -> NoReturn:
+    """End a call that the stubs do not play."""
+    Refusal(grpc.StatusCode.UNIMPLEMENTED, "this stub does not play this call").abort(context)

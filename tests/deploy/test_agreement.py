@@ -1,0 +1,91 @@
+"""What chart and compose hand to the processes, read by the code of the processes."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+from tandem.ranking.v1 import ranking_pb2
+from tandem.retrieval.v1 import retrieval_pb2
+from tandem_core.grpc_process import LIVENESS, ServiceSettings
+from tandem_core.policy import load_policies
+from tandem_core.service_arguments import load_settings
+from tandem_core.stores.open import open_store
+from tandem_ranking.config import RankingSettings
+from tandem_retrieval.config import RetrievalSettings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+PORTS = {
+    50051: retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name,
+    50052: ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name,
+}
+
+
+SETTINGS: dict[str, type[ServiceSettings]] = {"retrieval": RetrievalSettings, "ranking": RankingSettings}
+
+
+def manifests(template: str) -> list[dict[str, Any]]:
+    with helm_python.Chart.load(DEPLOY / "helm" / "tandem") as chart:
+        text = chart.render(name="shop")[f"tandem/templates/{template}.yaml"]
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def chart_store_url() -> str:
+    with helm_python.Chart.load(DEPLOY / "helm" / "tandem") as chart:
+        return str(chart.values["store"]["url"])
+
+
+def compose_store_url() -> str:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    text: str = compose["services"]["ranking"]["environment"]["TANDEM_RANKING_STORE"]
+    return text.partition(":-")[2].removesuffix("}")
+
+
+def chart_toml(service: str) -> str:
+    (text,) = (m["data"][f"{service}.toml"] for m in manifests("configmaps") if f"{service}.toml" in m["data"])
+    return str(text)
+
+
+def compose_toml(service: str) -> str:
+    return (DEPLOY / "docker" / "config" / f"{service}.toml").read_text()
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+@pytest.mark.parametrize("source", [chart_toml, compose_toml])
+def test_a_service_accepts_its_config(service: str, source: Any) -> None:
+    values = tomllib.loads(source(service))
+    settings = load_settings(SETTINGS[service], values, "test")  # refuses unknown keys
+    assert settings.model_dump(mode="json", include=set(values)) == values
+
+
+def test_a_store_from_a_secret_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_RANKING_STORE", "redis://valkey:6379/0")
+    values = tomllib.loads(chart_toml("ranking"))
+    del values["store"]
+    assert load_settings(RankingSettings, values, "test").store == "redis://valkey:6379/0"
+
+
+@pytest.mark.parametrize("url", [chart_store_url, compose_store_url])
+def test_the_default_store_lies_on_the_mounted_volume(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[Path] = []
+    monkeypatch.setattr("tandem_core.stores.open.SqliteStore", paths.append)
+    open_store(url())
+    # With one slash less this would be a file below the working directory, lost with the container.
+    assert paths == [Path("/var/lib/tandem/store.db")]
+
+
+def test_the_default_policies_are_read(tmp_path: Path) -> None:
+    (text,) = (m["data"]["policy.toml"] for m in manifests("configmaps") if "policy.toml" in m["data"])
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    assert load_policies(file) == load_policies(DEPLOY / "docker" / "config" / "policy.toml") == load_policies(None)
+
+
+def test_probes_ask_for_names_that_the_services_answer_to() -> None:
+    containers = [m["spec"]["template"]["spec"]["containers"][0] for m in manifests("deployments")]
+    probes = [container["readinessProbe"]["grpc"] for container in containers]
+    assert {probe["port"]: probe["service"] for probe in probes} == PORTS
+    assert {container["livenessProbe"]["grpc"]["service"] for container in containers} == {LIVENESS}

@@ -1,0 +1,7 @@
+"""The plugin's fixtures, here from the source tree: the tests must not need a fresh install to see a change."""
+
+from __future__ import annotations
+
+from tandem_testing.plugin import tandem_ranking_stub, tandem_retrieval_stub
+
+__all__ = ["tandem_ranking_stub", "tandem_retrieval_stub"]

@@ -1,0 +1,129 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from tandem_core.catalog import Catalog
+from tandem_core.features import EventType, FeatureSchema, resolve_user, user_tower_inputs
+from tandem_core.query import Query, UserEvents
+from tandem_trainer.examples import make_examples
+
+N_ITEMS = 12
+CATALOG = Catalog([f"i{n}" for n in range(N_ITEMS)], [""] * N_ITEMS, {}, {}, np.ones(N_ITEMS, np.int32))
+SCHEMA = FeatureSchema(
+    event_types=(EventType(name="view", weight=0.5, half_life_days=30), EventType(name="buy", weight=3),
+                 EventType(name="dislike", weight=-2)),
+    user_attributes={"age": ("18", "25"), "gender": ("F", "M")},
+    segments=(), item_codes=(), item_numbers=(), history_length=4, history_half_life=2, vector_dim=3,
+)  # fmt: skip
+USERS = pd.DataFrame({"user_id": ["u0", "u1", "u2"], "age": ["18", "99", None], "gender": ["M", None, "F"]})
+
+
+def some_events(n: int = 120, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    hours = np.sort(rng.integers(0, 90, n))  # with ties
+    return pd.DataFrame(
+        {
+            "user_id": rng.choice(["u0", "u1", "u2", "stranger"], n),
+            "item_id": [f"i{k}" for k in rng.integers(0, N_ITEMS + 2, n)],  # the last two are not in the catalogue
+            "timestamp": 1_700_000_000_000 + hours * 3_600_000,
+            "event_type": rng.choice(["view", "buy", "dislike", "novel"], n),
+            "value": np.full(n, np.nan, np.float32),
+        }
+    )
+
+
+def is_positive(events: pd.DataFrame) -> pd.Series:
+    return (events["event_type"] != "dislike") & events["item_id"].isin(CATALOG.item_ids)
+
+
+def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_moment() -> None:
+    events = some_events()
+    examples = make_examples(events, CATALOG, SCHEMA, USERS)
+    vectors = np.random.default_rng(1).normal(size=(N_ITEMS, 3)).astype(np.float32)
+    attributes = {
+        row["user_id"]: {name: row[name] for name in ("age", "gender") if isinstance(row[name], str)}
+        for row in USERS.to_dict("records")
+    }
+    users, targets = [], []
+    for user_id, own in events.groupby("user_id"):
+        for i in np.flatnonzero(is_positive(own)):
+            past = own.iloc[:i]
+            before = UserEvents(
+                list(past["item_id"]), past["timestamp"].to_numpy(), list(past["event_type"]), past["value"].to_numpy()
+            )
+            now = int(own["timestamp"].iloc[i])
+            query = Query(
+                request_id="r", now_ms=now, max_results=1, events=before, attributes=attributes.get(user_id, {})
+            )
+            users.append(resolve_user(SCHEMA, CATALOG, query))
+            targets.append(CATALOG.row_of[own["item_id"].iloc[i]])
+    served = user_tower_inputs(SCHEMA, users, vectors)
+    batch = examples.batch(np.arange(len(examples)))
+    np.testing.assert_array_equal(batch.target_rows, targets)
+    np.testing.assert_array_equal(vectors[batch.history_rows] * batch.history_mask[:, :, None],
+                                  served["history_vectors"])  # fmt: skip
+    for name in ("history_mask", "history_types", "history_ages", "user_attributes", "context"):
+        found = getattr(batch, name)
+        assert found.dtype == served[name].dtype, name
+        np.testing.assert_array_equal(found, served[name], err_msg=name)
+
+
+def test_every_positive_event_is_a_target_also_a_users_first() -> None:
+    events = some_events()
+    examples = make_examples(events, CATALOG, SCHEMA, USERS)
+    assert len(examples) == is_positive(events).sum()
+    empty = examples.batch(np.arange(len(examples))).history_mask.sum(1) == 0
+    assert empty.sum() == events[is_positive(events)]["user_id"].nunique()
+
+
+def test_weights_are_those_of_the_event_type() -> None:
+    events = pd.DataFrame(
+        {"user_id": "u0", "item_id": ["i1", "i2", "i3", "i4"], "timestamp": [1, 2, 3, 4],
+         "event_type": ["view", "buy", "dislike", "novel"]}
+    )  # fmt: skip
+    batch = make_examples(events, CATALOG, SCHEMA, USERS).batch(np.arange(3))
+    np.testing.assert_array_equal(batch.weights, np.array([0.5, 3, 1], np.float32))
+    np.testing.assert_array_equal(batch.target_rows, [1, 2, 4])
+
+
+def test_marked_targets_keep_earlier_events_as_history() -> None:
+    events = some_events()
+    last = np.arange(len(events)) >= 100
+    examples = make_examples(events, CATALOG, SCHEMA, USERS, is_target=last)
+    assert len(examples) == (is_positive(events) & last).sum()
+    assert (examples.batch(np.arange(len(examples))).history_mask.sum(1) == 4).all()
+
+
+def test_any_selection_of_examples_gives_the_same_rows_as_the_whole() -> None:
+    examples = make_examples(some_events(), CATALOG, SCHEMA, USERS)
+    longest = int(np.argmax(examples.targets - examples.starts[examples.targets]))  # so that both are as wide
+    whole, chosen = examples.batch(np.arange(len(examples))), np.array([longest, 3, 3])
+    part = examples.batch(chosen)
+    np.testing.assert_array_equal(part.history_rows, whole.history_rows[chosen])
+    np.testing.assert_array_equal(part.history_ages, whole.history_ages[chosen])
+
+
+def test_seen_pairs_are_all_earlier_choices_however_long_ago() -> None:
+    examples = make_examples(some_events(), CATALOG, SCHEMA, USERS)
+    chosen = np.array([0, 30, 7])
+    of, rows = examples.seen_pairs(chosen)
+    for i, place in enumerate(examples.targets[chosen]):
+        np.testing.assert_array_equal(rows[of == i], examples.rows[examples.starts[place] : place])
+
+
+def test_target_counts_are_by_catalogue_row() -> None:
+    events = some_events()
+    counts = make_examples(events, CATALOG, SCHEMA, USERS).target_counts()
+    expected = events[is_positive(events)]["item_id"].value_counts()
+    assert {f"i{n}": c for n, c in enumerate(counts) if c} == expected.to_dict()
+
+
+def test_events_out_of_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="not sorted"):
+        make_examples(some_events().iloc[::-1], CATALOG, SCHEMA, USERS)
+
+
+def test_no_events_give_no_examples_and_an_empty_batch() -> None:
+    examples = make_examples(some_events().iloc[:0], CATALOG, SCHEMA, USERS)
+    assert len(examples) == 0
+    assert examples.batch(np.arange(0)).history_mask.shape == (0, 1)

@@ -1,0 +1,167 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tandem_core.catalog import Catalog, CodeColumn
+from tandem_core.features import EventType, FeatureSchema, item_tower_inputs
+from tandem_trainer.examples import Examples, make_examples
+from tandem_trainer.towers import TowerSettings
+from tandem_trainer.train_towers import FittedTowers, Metrics, TowerTrainingSettings, fit_towers
+
+N_ITEMS, COLD = 220, 219  # item 219 has no events
+TASTES = 2
+CATALOG = Catalog(
+    [f"i{n}" for n in range(N_ITEMS)],
+    [""] * N_ITEMS,
+    {"categories": CodeColumn((np.arange(N_ITEMS) % TASTES).astype(np.int32)[:, None], ["even", "odd"])},
+    {"price": np.linspace(1, 9, N_ITEMS)},
+    np.array([1] * COLD + [0], np.int32),
+)
+SCHEMA = FeatureSchema(
+    event_types=(EventType(name="like"),), user_attributes={"age": ("18", "25")}, segments=(),
+    item_codes=("categories",), item_numbers=("price",), history_length=6, history_half_life=3, vector_dim=8,
+)  # fmt: skip
+SETTINGS = TowerTrainingSettings(
+    towers=TowerSettings(vector_dim=8, id_dim=8, code_dim=4, attribute_dim=4, hidden=16, id_dropout=0.3),
+    batch_size=512, uniform_negatives=32, epochs=4, learning_rate=0.02,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def events() -> pd.DataFrame:
+    """Users who stay with even or with odd items, 12 events each."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(150), 12)
+    items = rng.integers(0, COLD // TASTES, len(users)) * TASTES + users % TASTES
+    columns = {"user_id": [f"u{u}" for u in users], "item_id": [f"i{i}" for i in items], "event_type": "like"}
+    return pd.DataFrame(columns | {"timestamp": rng.integers(0, 10**9, len(users))}).sort_values(
+        "timestamp", kind="stable", ignore_index=True
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    content = np.eye(TASTES, dtype=np.float32)[np.arange(N_ITEMS) % TASTES]
+    return item_tower_inputs(SCHEMA, CATALOG, content)
+
+
+@pytest.fixture(scope="module")
+def parts(events: pd.DataFrame) -> tuple[Examples, Examples]:
+    users = pd.DataFrame({"user_id": ["u0"], "age": ["18"]})
+    last = ~events["user_id"].duplicated(keep="last").to_numpy()
+    training = make_examples(events[~last], CATALOG, SCHEMA, users)
+    return training, make_examples(events, CATALOG, SCHEMA, users, is_target=last)
+
+
+@pytest.fixture(scope="module")
+def fitted(parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray]) -> FittedTowers:
+    return fit_towers(parts[0], inputs, SETTINGS, seed=1, validation=parts[1])
+
+
+def test_towers_learn_what_users_like(fitted: FittedTowers) -> None:
+    # 110 of 220 items have the right taste: knowing it nearly doubles what chance finds among 100.
+    assert fitted.history[fitted.best_epoch]["recall@100"] > 0.8
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+
+
+def test_item_vectors_are_the_item_towers_and_have_unit_length(
+    fitted: FittedTowers, inputs: dict[str, np.ndarray]
+) -> None:
+    assert fitted.item_vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(fitted.item_vectors, axis=1), 1, atol=1e-5)
+    columns = [fitted.item_index, inputs["content"], inputs["numbers"], inputs["codes_categories"]]
+    with torch.no_grad():
+        found = fitted.item_tower(*(torch.from_numpy(column) for column in columns)).numpy()
+    np.testing.assert_allclose(found, fitted.item_vectors, atol=1e-6)
+
+
+def test_an_item_without_events_lies_near_items_of_like_content(fitted: FittedTowers) -> None:
+    assert fitted.item_index[COLD] == 0
+    likeness = fitted.item_vectors[:COLD] @ fitted.item_vectors[COLD]
+    siblings = np.arange(COLD) % TASTES == COLD % TASTES
+    assert likeness[siblings].mean() > likeness[~siblings].mean() + 0.3
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], fitted: FittedTowers
+) -> None:
+    again = fit_towers(parts[0], inputs, SETTINGS, seed=1, validation=parts[1])
+    np.testing.assert_array_equal(again.item_vectors, fitted.item_vectors)
+    assert again.history == fitted.history
+    for one, other in zip(again.user_tower.parameters(), fitted.user_tower.parameters(), strict=True):
+        assert torch.equal(one, other)
+    other_seed = fit_towers(parts[0], inputs, SETTINGS.model_copy(update={"epochs": 1}), seed=2)
+    assert not np.array_equal(other_seed.item_vectors, fitted.item_vectors)
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.9, 0.2, 0.1, 0.0])
+    seen: list[Any] = []
+
+    def worse_after_the_second(towers: Any, *_: object) -> Metrics:
+        seen.append({name: value.clone() for name, value in towers.user.state_dict().items()})
+        return {"recall@100": next(scores), "hr@10": 0.0}
+
+    monkeypatch.setattr("tandem_trainer.train_towers._evaluate", worse_after_the_second)
+    settings = SETTINGS.model_copy(update={"epochs": 5, "patience": 2})
+    fitted = fit_towers(parts[0], inputs, settings, seed=1, validation=parts[1])
+    assert (fitted.best_epoch, len(fitted.history)) == (1, 4)
+    for name, value in fitted.user_tower.state_dict().items():
+        assert torch.equal(value, seen[1][name])
+
+
+def test_training_leaves_the_callers_random_state_alone(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray]
+) -> None:
+    before = torch.random.get_rng_state()
+    fit_towers(parts[0], inputs, SETTINGS.model_copy(update={"epochs": 1}), seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_data_smaller_than_a_batch_trains_on_all_of_it(events: pd.DataFrame, inputs: dict[str, np.ndarray]) -> None:
+    few = make_examples(events.iloc[:30], CATALOG, SCHEMA, pd.DataFrame({"user_id": []}))
+    assert np.isfinite(fit_towers(few, inputs, SETTINGS, seed=0).item_vectors).all()
+
+
+def test_progress_hears_of_every_epoch(parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray]) -> None:
+    heard: list[int] = []
+    fit_towers(
+        parts[0], inputs, SETTINGS.model_copy(update={"epochs": 2}), 0, progress=lambda epoch, _: heard.append(epoch)
+    )
+    assert heard == [0, 1]
+
+
+def test_validation_asks_only_for_items_the_user_had_not_chosen(inputs: dict[str, np.ndarray]) -> None:
+    again = pd.DataFrame({"user_id": "u0", "item_id": ["i1", "i2", "i1"], "timestamp": 1, "event_type": "like"})
+    examples = make_examples(again, CATALOG, SCHEMA, pd.DataFrame({"user_id": []}))
+    only_repeat = make_examples(
+        again, CATALOG, SCHEMA, pd.DataFrame({"user_id": []}), is_target=np.array([False, False, True])
+    )
+    fitted = fit_towers(examples, inputs, SETTINGS, seed=0, validation=only_repeat)
+    assert all("recall@100" not in metrics for metrics in fitted.history)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"towers": {"l2_normalise": False}}, "unit vectors"),
+        ({"log_q": False}, "popular items"),
+        ({"batch_size": 256}, "at least 512"),
+        ({"batchsize": 512}, "batchsize"),
+    ],
+)
+def test_settings_that_break_a_rule_of_two_tower_training_are_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        TowerTrainingSettings.model_validate(changes)
+
+
+def test_nothing_to_train_on_is_an_error(inputs: dict[str, np.ndarray], events: pd.DataFrame) -> None:
+    nothing = make_examples(events.iloc[:0], CATALOG, SCHEMA, pd.DataFrame({"user_id": []}))
+    with pytest.raises(ValueError, match="no positive events"):
+        fit_towers(nothing, inputs, SETTINGS, seed=0)

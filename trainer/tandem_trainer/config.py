@@ -1,0 +1,109 @@
+"""Settings of a training run; the whole of them is written into the bundle's manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from tandem_core.features import EventType
+from tandem_core.settings import Settings, parse_settings, read_toml
+from tandem_trainer.als import AlsSettings
+from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.train_towers import TowerTrainingSettings
+
+# What an event of each type is worth where the configuration does not say.
+DEFAULT_EVENT_TYPES = (
+    EventType(name="view", weight=0.2),
+    EventType(name="click", weight=1.0),
+    EventType(name="like", weight=2.0),
+    EventType(name="purchase", weight=5.0),
+    EventType(name="rating", weight=1.0),
+    EventType(name="dislike", weight=-2.0),
+)
+
+
+class DataSettings(Settings):
+    """Which data, and what of it."""
+
+    adapter: str = "auto"  # by what the folder holds
+    min_item_events: int = Field(default=0, ge=0)  # items with fewer events are left out
+    min_user_events: int = Field(default=0, ge=0)
+    synthetic_users: int = Field(default=2000, ge=1)
+    synthetic_items: int = Field(default=500, ge=1)
+
+
+class SplitSettings(Settings):
+    """How test and validation events are set apart before anything is fitted."""
+
+    protocol: str = "leave_last_out"
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_fraction: float = Field(default=0.1, gt=0, lt=1)
+
+
+class FeatureSettings(Settings):
+    """What the models see."""
+
+    history_length: int = Field(default=50, ge=1, le=1000)
+    history_half_life: float = Field(default=10.0, gt=0)  # in events, for fold-ins
+    content_dims: int = Field(default=64, ge=1)
+    most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns
+
+
+class IndexSettings(Settings):
+    """How item vectors are searched. Exact below the size where one matrix product beats HNSW (measured)."""
+
+    exact_below: int = Field(default=25_000, ge=0)
+    m: int = Field(default=16, ge=2)
+    ef_construction: int = Field(default=200, ge=10)
+    recall_target: float = Field(default=0.98, gt=0, le=1)  # recall@100 against exact search; ef grows until it is met
+    recall_gate: float = Field(default=0.95, gt=0, le=1)  # below it no bundle is published
+
+
+class RankerData(Settings):
+    """What the ranker learns from."""
+
+    most_requests: int = Field(default=3000, ge=10)
+    candidates: int = Field(default=200, ge=10)  # of each request's list; positives further down are left out
+    source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of requests that show no source columns
+
+
+class PlanSettings(Settings):
+    """Sources asked by regime, when a request does not say; limit and weight as in the contract."""
+
+    warm: dict[str, tuple[int, float]] = Field(default={"two_tower": (400, 1.0), "als": (300, 0.5)})
+    few_events: dict[str, tuple[int, float]] = Field(
+        default={
+            "two_tower": (300, 1.0),
+            "als": (200, 0.5),
+            "popularity_segment": (200, 0.3),
+            "popularity_category": (200, 0.3),
+        }
+    )
+    profile_only: dict[str, tuple[int, float]] = Field(
+        default={"popularity_segment": (300, 1.0), "two_tower": (200, 0.5), "popularity": (200, 0.3)}
+    )
+    unknown: dict[str, tuple[int, float]] = Field(default={"popularity": (500, 1.0)})
+
+
+class TrainConfig(Settings):
+    """A training run."""
+
+    seed: int = 7
+    threads: int = Field(default=2, ge=1)
+    data: DataSettings = DataSettings()
+    event_types: tuple[EventType, ...] = DEFAULT_EVENT_TYPES
+    split: SplitSettings = SplitSettings()
+    features: FeatureSettings = FeatureSettings()
+    towers: TowerTrainingSettings = TowerTrainingSettings()
+    als: AlsSettings = AlsSettings()
+    ranker: RankerSettings = RankerSettings()
+    ranker_data: RankerData = RankerData()
+    index: IndexSettings = IndexSettings()
+    plans: PlanSettings = PlanSettings()
+    keep_bundles: int = Field(default=5, ge=2)
+
+
+def load_config(path: Path | None) -> TrainConfig:
+    """Read a TOML file over the defaults; raises ConfigError naming every wrong key."""
+    return parse_settings(TrainConfig, {} if path is None else read_toml(path), str(path or "defaults"))

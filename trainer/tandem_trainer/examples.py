@@ -1,0 +1,148 @@
+"""Training examples of the user tower: what a user had done before each event, gathered on the fly.
+
+A batch holds exactly what `tandem_core.features.user_tower_inputs` gives for the same user at that moment (a test
+holds them together), but as item rows: the item tower is trained along, so the vectors do not exist yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tandem_core.catalog import Catalog
+from tandem_core.features import FeatureSchema, encode_ages, encode_context
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B examples, histories newest first and padded to the longest among them (at least 1).
+
+    history_rows int64 [B, H] (0 where masked). history_mask float32 [B, H]. history_types, history_ages int64 [B, H].
+    user_attributes int64 [B, A]. context int64 [B, 2]. target_rows int64 [B]. weights float32 [B].
+    """
+
+    history_rows: NDArray[np.int64]
+    history_mask: NDArray[np.float32]
+    history_types: NDArray[np.int64]
+    history_ages: NDArray[np.int64]
+    user_attributes: NDArray[np.int64]
+    context: NDArray[np.int64]
+    target_rows: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.target_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """T examples over P positive events of U users, in the order of users and, for each, of time.
+
+    rows, types: int32 [P]. timestamps: int64 [P]. starts: int64 [P], place of the first event of the same user.
+    users: int32 [P]. targets: int64 [T], places of the events to predict; their histories are the places before.
+    attributes: int64 [U, A].
+    """
+
+    schema: FeatureSchema
+    n_items: int
+    rows: NDArray[np.int32]
+    types: NDArray[np.int32]
+    timestamps: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    users: NDArray[np.int32]
+    targets: NDArray[np.int64]
+    attributes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def target_counts(self) -> NDArray[np.int64]:
+        """Return int64 [N], how often each catalogue item is a target."""
+        return np.bincount(self.rows[self.targets], minlength=self.n_items)
+
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the examples at `indices` (positions among the T)."""
+        places = self.targets[indices]
+        lengths = np.minimum(places - self.starts[places], self.schema.history_length)
+        back = np.arange(1, max(1, lengths.max(initial=0)) + 1)
+        mask = back <= lengths[:, None]  # [B, H]
+        history = np.where(mask, places[:, None] - back, 0)
+        ages = encode_ages(self.timestamps[history], self.timestamps[history[:, :1]])
+        return Batch(
+            history_rows=np.where(mask, self.rows[history], 0).astype(np.int64),
+            history_mask=mask.astype(np.float32),
+            history_types=np.where(mask, self.types[history], 0).astype(np.int64),
+            history_ages=np.where(mask, ages, 0),
+            user_attributes=self.attributes[self.users[places]],
+            context=encode_context(self.timestamps[places]),
+            target_rows=self.rows[places].astype(np.int64),
+            weights=self.schema.type_weights[self.types[places]],
+        )
+
+    def seen_pairs(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all that users had chosen before their targets, however long ago.
+
+        Two int64 [S]: positions in `indices`, and catalogue rows.
+        """
+        places = self.targets[indices]
+        counts = places - self.starts[places]
+        of = np.repeat(np.arange(len(indices)), counts)
+        ends = np.repeat(np.cumsum(counts) - counts, counts)
+        return of, self.rows[self.starts[places][of] + np.arange(len(of)) - ends].astype(np.int64)
+
+
+def make_examples(
+    events: pd.DataFrame,
+    catalog: Catalog,
+    schema: FeatureSchema,
+    users: pd.DataFrame,
+    is_target: NDArray[np.bool_] | None = None,
+) -> Examples:
+    """Return an example per positive event, each user's first one too (with an empty history).
+
+    events: user_id, item_id, timestamp (ms), event_type, in a stable sort by timestamp. Events of unknown items are
+    left out; events of weight 0 or less are neither targets nor history. users: user_id and attributes; users and
+    values it lacks are unknown. is_target: bool [len(events)], which events to predict (all: None): for validation
+    give train and validation events, and mark the latter.
+    """
+    rows = _codes(events["item_id"], catalog.item_ids)
+    types = _codes(events["event_type"], [t.name for t in schema.event_types]) + 1
+    positive = (rows >= 0) & (schema.type_weights[types] > 0)
+    names, user_of = np.unique(events["user_id"].to_numpy(dtype=str)[positive], return_inverse=True)
+    order = np.argsort(user_of, kind="stable")  # by user, and by time as the events are
+    timestamps = events["timestamp"].to_numpy(dtype=np.int64)[positive][order]
+    same_user = user_of[order][1:] == user_of[order][:-1]
+    if (same_user & (np.diff(timestamps) < 0)).any():
+        raise ValueError("events are not sorted by timestamp")
+    counts = np.bincount(user_of, minlength=len(names))
+    wanted = np.ones(len(order), np.bool_) if is_target is None else is_target[positive][order]
+    return Examples(
+        schema=schema,
+        n_items=len(catalog),
+        rows=rows[positive][order],
+        types=types[positive][order],
+        timestamps=timestamps,
+        starts=np.repeat(np.cumsum(counts) - counts, counts),
+        users=user_of[order].astype(np.int32),
+        targets=np.flatnonzero(wanted),
+        attributes=_attribute_codes(schema, users, names),
+    )
+
+
+def _attribute_codes(schema: FeatureSchema, users: pd.DataFrame, names: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Return int64 [U, A] as `FeatureSchema.encode_attributes` gives for each user; 0 where unknown."""
+    table = users.drop_duplicates("user_id", keep="last").set_index("user_id").reindex(names)
+    columns = [
+        _codes(table[name], vocabulary).astype(np.int64) + 1 if name in table else np.zeros(len(names), np.int64)
+        for name, vocabulary in schema.user_attributes.items()
+    ]
+    return np.stack(columns, axis=1) if columns else np.empty((len(names), 0), np.int64)
+
+
+def _codes(values: pd.Series[str], vocabulary: Sequence[str]) -> NDArray[np.int32]:
+    """Return int32, the place of each value in the vocabulary, -1 where it is not there."""
+    return np.asarray(pd.Index(vocabulary).get_indexer(pd.Index(values)), np.int32)

@@ -1,0 +1,103 @@
+"""Queries of the past: what a request would have looked like just before events that we know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tandem_core.catalog import Catalog
+from tandem_core.metrics import Relevant
+from tandem_core.query import Query, UserEvents
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OfflineQueries:
+    """U queries and what those users did next.
+
+    relevant: catalogue rows each user turned to, without those in the history (a list that leaves out seen items
+    cannot have them) and without items the catalogue lacks. history: catalogue rows each user had before.
+    history_sizes: int64 [U], events before the query.
+    """
+
+    queries: Sequence[Query]
+    relevant: Relevant
+    history: Relevant
+    history_sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+def make_queries(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    users: pd.DataFrame,
+    attributes: Sequence[str],
+    catalog: Catalog,
+    *,
+    max_results: int,
+    most_users: int | None = None,
+    seed: int = 0,
+) -> OfflineQueries:
+    """Return a query for each user of `after`, asked at the time of its first event there.
+
+    before, after: events (user_id, item_id, timestamp in ms, event_type, value), each in a stable sort by timestamp.
+    The history is what `before` holds of the user; it may hold later events only where the split is not by time.
+    attributes: user columns to send. most_users: a seeded sample of that many.
+    """
+    names = np.unique(after["user_id"].to_numpy(dtype=str))
+    if most_users is not None and len(names) > most_users:
+        names = np.sort(np.random.default_rng(seed).choice(names, most_users, replace=False))
+    truth, past = _by_user(after, names), _by_user(before, names)
+    profiles = _profiles(users, attributes, names)
+    queries, relevant, history = [], [], []
+    for i, name in enumerate(names):
+        events, wanted = past[i], truth[i]
+        history.append(catalog.rows(events.item_ids))
+        relevant.append(np.setdiff1d(catalog.rows(wanted.item_ids), history[-1]))
+        queries.append(
+            Query(
+                request_id=f"offline-{name}",
+                user_id=str(name),
+                now_ms=int(wanted.timestamps[0]),
+                max_results=max_results,
+                events=events,
+                attributes=profiles[i],
+            )
+        )
+    return OfflineQueries(
+        queries, _ragged(relevant), _ragged(history), np.array([len(events) for events in past], np.int64)
+    )
+
+
+def _by_user(events: pd.DataFrame, names: np.ndarray) -> list[UserEvents]:
+    """Return the events of each name, in their order."""
+    owner = pd.Index(names).get_indexer(pd.Index(events["user_id"]))
+    kept = np.flatnonzero(owner >= 0)
+    kept = kept[np.argsort(owner[kept], kind="stable")]
+    ends = np.cumsum(np.bincount(owner[kept], minlength=len(names)))
+    items = events["item_id"].to_numpy(dtype=object)[kept]
+    types = events["event_type"].to_numpy(dtype=object)[kept]
+    times = events["timestamp"].to_numpy(dtype=np.int64)[kept]
+    values = events["value"].to_numpy(dtype=np.float32)[kept]
+    return [
+        UserEvents(items[start:end].tolist(), times[start:end], types[start:end].tolist(), values[start:end])
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+
+
+def _profiles(users: pd.DataFrame, attributes: Sequence[str], names: np.ndarray) -> list[dict[str, str]]:
+    table = users.set_index("user_id").reindex(names)[list(attributes)]
+    return [
+        {name: value for name, value in zip(attributes, row, strict=True) if isinstance(value, str)}
+        for row in table.itertuples(index=False)
+    ]
+
+
+def _ragged(rows: Sequence[np.ndarray]) -> Relevant:
+    ends = np.cumsum([0, *(len(each) for each in rows)])
+    flat = np.concatenate(rows) if rows else np.empty(0, np.int32)
+    return Relevant(ends.astype(np.int64), flat.astype(np.int32))

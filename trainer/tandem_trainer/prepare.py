@@ -1,0 +1,78 @@
+"""From tables to the catalogue and the feature schema of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tandem_core.catalog import Catalog, CodeColumn
+from tandem_core.features import FeatureSchema
+from tandem_trainer.config import TrainConfig
+from tandem_trainer.data import Dataset
+
+
+def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Catalog:
+    """Return every item of the tables, counting only training events."""
+    items = dataset.items
+    item_ids = items["item_id"].tolist()
+    codes = {"categories": _code_column(items["categories"], most_codes)}
+    for name in ("creator", *dataset.schema.item_categorical):
+        codes[name] = _code_column(([value] if isinstance(value, str) else [] for value in items[name]), 1)
+    # A column without a single value would be an input that says nothing.
+    known = {name: column for name, column in codes.items() if column.vocabulary}
+    created = items["created_at"].astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan) / 1000
+    numbers = {"created_at": created, "price": items["price"].to_numpy(dtype=np.float64)}
+    numbers |= {name: items[name].to_numpy(dtype=np.float64) for name in dataset.schema.item_numeric}
+    return Catalog(
+        item_ids=item_ids,
+        titles=items["title"].tolist(),
+        codes=known,
+        numbers={name: column for name, column in numbers.items() if np.isfinite(column).any()},
+        event_counts=np.bincount(_rows(item_ids, train), minlength=len(item_ids)).astype(np.int32),
+    )
+
+
+def build_schema(dataset: Dataset, catalog: Catalog, config: TrainConfig) -> FeatureSchema:
+    """Return what the towers and the ranker will read; vocabularies are those of the tables, in order of text."""
+    attributes = {
+        name: tuple(sorted({value for value in dataset.users[name] if isinstance(value, str)}))
+        for name in dataset.schema.user_attributes
+    }
+    return FeatureSchema(
+        event_types=config.event_types,
+        user_attributes=attributes,
+        segments=dataset.schema.segments,
+        item_codes=tuple(catalog.codes),
+        item_numbers=tuple(name for name in catalog.numbers if name != "created_at"),
+        history_length=config.features.history_length,
+        history_half_life=config.features.history_half_life,
+        vector_dim=config.towers.towers.vector_dim,
+    )
+
+
+def item_rows(catalog: Catalog, events: pd.DataFrame) -> NDArray[np.int64]:
+    """Return int64 [n], the catalogue row of each event."""
+    return _rows(catalog.item_ids, events)
+
+
+def event_weights(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.float32]:
+    """Return float32 [n], the weight of each event's type; unknown types weigh 1."""
+    codes = events["event_type"].map(schema.type_code).fillna(0).to_numpy(dtype=np.int64)
+    return schema.type_weights[codes]
+
+
+def _rows(item_ids: Sequence[str], events: pd.DataFrame) -> NDArray[np.int64]:
+    return pd.Index(item_ids).get_indexer(pd.Index(events["item_id"])).astype(np.int64)
+
+
+def _code_column(values: Iterable[Sequence[str]], most: int) -> CodeColumn:
+    listed = [list(dict.fromkeys(each))[:most] for each in values]
+    vocabulary = sorted({text for each in listed for text in each})
+    code_of = {text: code for code, text in enumerate(vocabulary)}
+    codes = np.full((len(listed), max(1, *(len(each) for each in listed))), -1, np.int32)
+    for row, each in enumerate(listed):
+        codes[row, : len(each)] = [code_of[text] for text in each]
+    return CodeColumn(codes, vocabulary)
