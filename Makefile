@@ -36,7 +36,7 @@ test-long: $(STAMP) ## Tests that train longer than a few seconds
 
 .PHONY: bench
 bench: $(STAMP) ## Benchmarks: prints what was measured, fails on nothing
-	@$(BIN)/python -m pytest -q -s -m bench tests/bench
+	@$(BIN)/python -m pytest -q -s -m bench tests
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: style and likely mistakes

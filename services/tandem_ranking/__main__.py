@@ -20,16 +20,15 @@ from tandem_core.logs import log_to_stderr
 from tandem_core.policy import load_policies
 from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.registry import Registry
-from tandem_core.service_arguments import settings_from_arguments
+from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
 from tandem_core.serving_bundles import ServingBundles
-from tandem_core.settings import ConfigError
 from tandem_core.stores.open import open_store
 from tandem_ranking.config import RankingSettings
 from tandem_ranking.servicer import RankingServicer
 
 
 def build(settings: RankingSettings) -> Service:
-    """Wire the service up; nothing is loaded or bound yet. Raises ConfigError where a policy is wrong."""
+    """Wire the service up; nothing is loaded or bound yet. Raises ConfigError for a wrong policy or store."""
     registry = Registry(settings.registry)
     policies = load_policies(settings.policy_file)
     bundles = ServingBundles(
@@ -49,11 +48,8 @@ def build(settings: RankingSettings) -> Service:
 def main() -> None:
     settings = settings_from_arguments(RankingSettings, sys.argv[1:])
     log_to_stderr(settings.log_level)
-    try:
-        service = build(settings)
-    except ConfigError as error:
-        raise SystemExit(str(error)) from error
-    service.run()
+    with config_errors_end_it():
+        build(settings).run()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tandem_core.grpc_process import Service
 from tandem_core.logs import log_to_stderr
 from tandem_core.registry import Registry
 from tandem_core.retrieval_pipeline import RetrievalPipeline
-from tandem_core.service_arguments import settings_from_arguments
+from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.open import open_store
 from tandem_retrieval.config import RetrievalSettings
@@ -26,7 +26,7 @@ from tandem_retrieval.servicer import RetrievalServicer
 
 
 def build(settings: RetrievalSettings) -> Service:
-    """Wire the service up; nothing is loaded or bound yet."""
+    """Wire the service up; nothing is loaded or bound yet. Raises ConfigError for a wrong store."""
     registry = Registry(settings.registry)
     bundles = ServingBundles(
         registry, lambda bundle_id: RetrievalPipeline(load_bundle(registry.path_of(bundle_id), ranking=False))
@@ -43,7 +43,8 @@ def build(settings: RetrievalSettings) -> Service:
 def main() -> None:
     settings = settings_from_arguments(RetrievalSettings, sys.argv[1:])
     log_to_stderr(settings.log_level)
-    build(settings).run()
+    with config_errors_end_it():
+        build(settings).run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ def children(config: Path | None, registry: Path, store: str, retrieval_port: in
     tables: dict[str, Any] = {} if config is None else read_toml(config)
     if unknown := set(tables) - set(SERVICES):
         raise ConfigError(f"{config}: unknown tables {sorted(unknown)}; there are {', '.join(SERVICES)}")
+    retrieval_port = tables.get("retrieval", {}).get("port", retrieval_port)
     given = {
         "retrieval": {"port": retrieval_port, "registry": registry, "store": store},
         "ranking": {
@@ -25,11 +27,18 @@ def children(config: Path | None, registry: Path, store: str, retrieval_port: in
             "retrieval_target": f"ipv4:127.0.0.1:{retrieval_port}",
         },
     }
+    # Each service reads its table itself, since it refuses what it does not know; in the environment the rest.
+    file = () if config is None else ("--config", str(config))
     return [
-        Child(name, f"tandem_{name}", (), _environment(name, {**given[name], **tables.get(name, {})}))
+        Child(
+            name,
+            f"tandem_{name}",
+            (*file, "--table", name),
+            _environment(name, {key: value for key, value in given[name].items() if key not in tables.get(name, {})}),
+        )
         for name in SERVICES
     ]
 
 
-def _environment(service: str, settings: dict[str, Any]) -> dict[str, str]:
+def _environment(service: str, settings: Mapping[str, object]) -> dict[str, str]:
     return {f"TANDEM_{service.upper()}_{key.upper()}": str(value) for key, value in settings.items()}

@@ -97,7 +97,7 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
     arms = list(evaluation.reports)
     main = Table(
         title=f"{evaluation.protocol}: {evaluation.users} users, {evaluation.catalogue_size} items, "
-        "full ranking, seen left out",
+        f"full ranking, seen left out; served by default: {evaluation.served}",
         title_justify="left",
     )
     main.add_column("metric")

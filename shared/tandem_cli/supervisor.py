@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from tandem_core.service_arguments import WRONG_CONFIG
+
 RESTART_AFTER_S = 1.0
 LONGEST_STOP_S = 30.0
 
@@ -42,7 +44,7 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> None:
-        """Start all, watch, and end when told to."""
+        """Start all, watch, and end when told to; with code 2 where a child cannot run as it is configured."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         self.start()
@@ -50,6 +52,9 @@ class Supervisor:
             time.sleep(0.2)
             for child in self._children:
                 code = self._running[child.name].poll()
+                if code == WRONG_CONFIG:  # it has said why
+                    self.end()
+                    raise SystemExit(WRONG_CONFIG)
                 if code is not None and not self._stopping:
                     print(f"{child.name} ended with code {code}; starting it again", file=sys.stderr, flush=True)  # noqa: T201
                     time.sleep(RESTART_AFTER_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -17,6 +18,10 @@ from tandem_core import errors
 log = logging.getLogger(__name__)
 
 DOMAIN = "tandem"
+
+# Clients refuse trailers above 8 KiB, and would see RESOURCE_EXHAUSTED instead of what is wrong: 50 violations do it.
+MOST_TOLD = 20
+LONGEST_TOLD = 160
 
 _CODES: dict[type[errors.TandemError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
@@ -44,10 +49,10 @@ def to_status(error: Exception) -> status_pb2.Status:
         return status_pb2.Status(code=code_pb2.INTERNAL, message=_INTERNAL)
     status = status_pb2.Status(code=_CODES[type(error)], message=str(error))
     if isinstance(error, errors.InvalidRequest):
-        bad = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
-        ]
+        told = _told(error)
+        more = len(error.violations) - 3
+        status.message = str(errors.InvalidRequest(*told[:3])) + (f"; and {more} more" if more > 0 else "")
+        bad = [error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description) for v in told]
         _attach(status, error_details_pb2.BadRequest(field_violations=bad))
     if isinstance(error, errors.Overloaded):
         delay = duration_pb2.Duration()
@@ -61,12 +66,20 @@ def to_status(error: Exception) -> status_pb2.Status:
 def to_call_error(error: Exception) -> degradation_pb2.CallError:
     """Return an error as the result of one request of a batch."""
     status = to_status(error)
-    violations = error.violations if isinstance(error, errors.InvalidRequest) else ()
+    violations = _told(error) if isinstance(error, errors.InvalidRequest) else ()
     return degradation_pb2.CallError(
         code=status.code,
         message=status.message,
         field_violations=[degradation_pb2.FieldViolation(field=v.field, description=v.description) for v in violations],
     )
+
+
+def _told(error: errors.InvalidRequest) -> list[errors.FieldViolation]:
+    """Return as many violations as fit into a status, long ones cut: some quote what the caller sent."""
+    return [
+        errors.FieldViolation(v.field, textwrap.shorten(v.description, LONGEST_TOLD, placeholder=" ..."))
+        for v in error.violations[:MOST_TOLD]
+    ]
 
 
 def _attach(status: status_pb2.Status, detail: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf import timestamp_pb2
 
 from tandem.common.v1 import attribute_pb2, context_pb2, filter_pb2
 from tandem.retrieval.v1 import retrieval_pb2
@@ -79,10 +80,10 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
     checks.text(context.session_id, LONGEST_ID, "context.session_id")
     checks.text(context.query_text, LONGEST_TEXT, "context.query_text")
     checks.ids(context.seed_item_ids, MOST_SEEDS, "context.seed_item_ids")
-    checks.at_most(context.experiments, MOST_EXPERIMENTS, "context.experiments")
+    _experiments(checks, context.experiments)
     now_ms = clock_ms
     if context.HasField("event_time"):
-        now_ms = context.event_time.ToMilliseconds()
+        now_ms = _milliseconds(checks, context.event_time, "context.event_time")
         checks.that(now_ms >= 0, "context.event_time", "is before 1970")
     request_id = context.request_id or uuid.uuid4().hex
     return {
@@ -100,6 +101,24 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
     }
 
 
+def _experiments(checks: Checks, experiments: Sequence[context_pb2.ExperimentAssignment]) -> None:
+    field = "context.experiments"
+    checks.at_most(experiments, MOST_EXPERIMENTS, field)
+    for i, each in enumerate(experiments):
+        for name, text in (("experiment", each.experiment), ("variant", each.variant)):
+            fits = 0 < len(text) <= LONGEST_NAME
+            checks.that(fits, f"{field}[{i}].{name}", f"is required, at most {LONGEST_NAME} characters")
+
+
+def _milliseconds(checks: Checks, time: timestamp_pb2.Timestamp, field: str) -> int:
+    """Return milliseconds since 1970, or 0 where the message is no time (and a violation was noted)."""
+    try:
+        return time.ToMilliseconds()
+    except ValueError:
+        checks.that(False, field, "is no time between the years 1 and 9999")
+        return 0
+
+
 def _events(checks: Checks, events: Sequence[context_pb2.UserEvent], now_ms: int) -> UserEvents:
     field = "context.recent_events"
     if not events or not checks.at_most(events, MOST_RECENT_EVENTS, field):
@@ -110,7 +129,10 @@ def _events(checks: Checks, events: Sequence[context_pb2.UserEvent], now_ms: int
         )
         checks.text(event.event_type, 64, f"{field}[{i}].event_type")
         checks.that(math.isfinite(event.value), f"{field}[{i}].value", "is not a finite number")
-    times = [event.timestamp.ToMilliseconds() if event.HasField("timestamp") else now_ms for event in events]
+    times = [
+        _milliseconds(checks, event.timestamp, f"{field}[{i}].timestamp") if event.HasField("timestamp") else now_ms
+        for i, event in enumerate(events)
+    ]
     by_time = sorted(range(len(events)), key=times.__getitem__)
     return UserEvents(
         [events[i].item_id for i in by_time],

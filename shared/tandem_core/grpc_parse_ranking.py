@@ -91,17 +91,22 @@ def parse_candidates(
     )
     n = len(rows)
     scores = _column(checks, message.scores, n, np.float32, f"{field}.scores")
-    columns = {}
+    columns: dict[str, NDArray[Any]] = {}
+    masks = len(message.source_masks)  # only their number matters: which source found what is in the ranks
+    checks.that(masks in (0, n), f"{field}.source_masks", f"has {masks} entries, the list has {n}")
     checks.at_most(message.source_columns, MOST_SOURCES, f"{field}.source_columns")
     for i, source in enumerate(message.source_columns):
         at = f"{field}.source_columns[{i}]"
+        checks.that(bool(source.source), f"{at}.source", "is required")
+        checks.that(f"rank:{source.source}" not in columns, f"{at}.source", "names a source twice")
         columns[f"rank:{source.source}"] = _column(checks, source.ranks, n, np.int32, f"{at}.ranks")
         columns[f"score:{source.source}"] = _column(checks, source.scores, n, np.float32, f"{at}.scores")
     if not by_id:
         inside = bool(((rows >= 0) & (rows < len(catalog))).all())
         checks.that(inside, f"{field}.rows", f"has rows outside the catalogue of {len(catalog)} items")
     known = rows >= 0
-    checks.that(len(np.unique(rows[known])) == np.count_nonzero(known), field, "names an item twice")
+    different = len(set(message.item_ids)) if by_id else len(np.unique(rows))
+    checks.that(different == n, field, "names an item twice")
     checks.done()
     unknown = [item_id for item_id, ok in zip(message.item_ids, known, strict=True) if not ok] if by_id else []
     return CandidateBatch(rows, scores, columns).take(known), unknown

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.serving_bundles import ServingBundles
+from tandem_core.settings import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Service:
         self._settings = settings
         self._bundles = bundles
         self._stopping = threading.Event()
+        self._saying = threading.Lock()
         self._health = health.HealthServicer()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="serve"),
@@ -81,10 +83,17 @@ class Service:
         self.port = 0
 
     def start(self) -> None:
-        """Load the current bundle, bind the port, serve. Without a good bundle: up, NOT_SERVING, saying why."""
+        """Load the current bundle, bind the port, serve. Without a good bundle: up, NOT_SERVING, saying why.
+
+        Raises ConfigError where the port is not to be had.
+        """
         self._set_serving(False)
         self._bundles.refresh()
-        self.port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {address}: the port is taken, or the host is not ours") from error
         self._server.start()
         self._set_serving(bool(self._bundles.held.loaded))
         threading.Thread(target=self._watch, name="registry-watch", daemon=True).start()
@@ -92,7 +101,7 @@ class Service:
         log.info("listening", extra={"port": self.port, "bundle_id": held.current_id, "refusal": held.refusal})
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+        """Serve until SIGTERM or SIGINT, then drain; raises ConfigError as `start` does."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         self.start()
@@ -115,11 +124,12 @@ class Service:
                 self._bundles.refresh()
             except Exception:  # the watcher must outlive whatever it meets: the old bundle goes on serving
                 log.exception("looking for a new bundle failed")
-            if not self._stopping.is_set():
-                self._set_serving(bool(self._bundles.held.loaded))
+            self._set_serving(bool(self._bundles.held.loaded))
 
     def _set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        for name in ("", *self._names):
-            self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+        with self._saying:  # once stopping, nobody may say SERVING any more
+            good = serving and not self._stopping.is_set()
+            for name in ("", *self._names):
+                self._health.set(name, status.SERVING if good else status.NOT_SERVING)
         self._health.set(LIVENESS, status.SERVING)

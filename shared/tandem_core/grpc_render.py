@@ -98,7 +98,10 @@ def _reason(reason: Reason) -> ranking_pb2.Reason:
 
 
 def _attribute(catalog: Catalog, row: int, name: str) -> attribute_pb2.Attribute | None:
-    """Return one column of one item, None where it has no value."""
+    """Return one column of one item, None where it has no value.
+
+    An older bundle, answering because retrieval has no newer one, may not have the column at all.
+    """
     if name == "item_id":
         return attribute_pb2.Attribute(name=name, string_value=catalog.item_ids[row])
     if name == "title":
@@ -106,9 +109,8 @@ def _attribute(catalog: Catalog, row: int, name: str) -> attribute_pb2.Attribute
     if name in catalog.numbers:
         number = float(catalog.numbers[name][row])
         return None if math.isnan(number) else attribute_pb2.Attribute(name=name, number_value=number)
-    column = catalog.codes[name]
-    values = column.values(row)
-    if not values:
+    column = catalog.codes.get(name)
+    if column is None or not (values := column.values(row)):
         return None
     if column.codes.shape[1] == 1:
         return attribute_pb2.Attribute(name=name, string_value=values[0])

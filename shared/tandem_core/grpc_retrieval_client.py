@@ -24,6 +24,8 @@ SERVICE = "tandem.retrieval.v1.RetrievalService"
 
 # Round robin over all addresses of the target, those left out whose health check says NOT_SERVING.
 _SERVICE_CONFIG = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}}
+# grpc's own bound is two minutes: so long would a retrieval that is back after an outage stay unused.
+_LONGEST_BACKOFF_MS = 2000
 
 
 class CircuitBreaker:
@@ -77,7 +79,11 @@ class RetrievalClient:
     _state: str = field(init=False, default="idle")
 
     def __post_init__(self) -> None:
-        options = [("grpc.service_config", json.dumps(_SERVICE_CONFIG)), ("grpc.enable_http_proxy", 0)]
+        options = [
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_reconnect_backoff_ms", _LONGEST_BACKOFF_MS),
+        ]
         self._channel = grpc.insecure_channel(self.target, options=options)
         self._channel.subscribe(self._note_state, try_to_connect=True)
         self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
@@ -90,7 +96,7 @@ class RetrievalClient:
     def retrieve(self, asked: Asked, query: Query, budget: Budget, bundles: Mapping[str, Bundle]) -> Retrieved:
         """Return candidates of the first of `bundles` that retrieval has.
 
-        Raises UpstreamUnavailable, BundleMismatch, or InvalidRequest where retrieval found the request wrong.
+        Raises UpstreamUnavailable or BundleMismatch.
         """
         if not self.breaker.allows():
             raise UpstreamUnavailable(f"{self.target} keeps failing; it is tried again in a moment")
@@ -111,7 +117,10 @@ class RetrievalClient:
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             self.breaker.succeeded()  # it answers: only the bundle is another
             return BundleMismatch(text)
-        self.breaker.failed()
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            self.breaker.succeeded()  # one request's fault must not take retrieval away from the others
+        else:
+            self.breaker.failed()
         return UpstreamUnavailable(f"{self.target}: {code.name}: {text}")
 
     def _note_state(self, state: grpc.ChannelConnectivity) -> None:
@@ -151,15 +160,16 @@ def _retrieved(response: retrieval_pb2.RetrieveResponse, bundles: Mapping[str, B
         candidates, _ = parse_candidates(response.candidates, bundle.catalog)
     except InvalidRequest as error:
         raise UpstreamUnavailable(f"retrieval's answer is malformed: {error}") from error
+    # A retrieval of another version may know kinds and regimes that this one does not.
     known = set(DegradationKind)
     return Retrieved(
         candidates,
         bundle.id,
-        Regime(response.regime),
+        Regime(response.regime) if int(response.regime) in set(Regime) else Regime.UNKNOWN,
         tuple(
             Degradation(DegradationKind(d.kind), d.component, d.message)
             for d in response.degradations
             if int(d.kind) in known
         ),
-        response.empty_reason,
+        "" if len(candidates) else response.empty_reason or "retrieval found no item and did not say why",
     )

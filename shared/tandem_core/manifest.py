@@ -96,6 +96,7 @@ class Manifest(_Part):
     schema_digest: str
     features: FeatureSchema
     ranker_features: list[str]
+    ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
     indexes: dict[str, IndexInfo]
     als: AlsInfo
     plans: dict[str, list[PlanEntry]]  # regime name in lower case -> sources
@@ -112,7 +113,9 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError as error:
         raise BundleRefused(f"{path} does not exist: the bundle is not whole") from error
     except ValidationError as error:
-        raise BundleRefused(f"{path} is not a manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleRefused(f"{path} is not a manifest of format {FORMAT}: {where}: {first['msg']}") from error
     if manifest.format != FORMAT:
         raise BundleRefused(f"{path} has format {manifest.format}; this version reads {FORMAT}")
     if manifest.features.digest() != manifest.schema_digest:

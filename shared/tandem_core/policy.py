@@ -42,7 +42,7 @@ class RecencySettings(Settings):
 class MmrSettings(Settings):
     """See rules.mmr."""
 
-    lambda_relevance: float = Field(default=0.95, ge=0, le=1)  # 1 = relevance alone, 0 = diversity alone
+    lambda_relevance: float = Field(default=0.97, ge=0, le=1)  # 1 = relevance alone, 0 = diversity alone
     pool_size: int = Field(default=100, ge=1, le=2000)  # candidates looked at, best first
 
 
@@ -78,7 +78,7 @@ class PlacementPolicy(Settings):
     """
 
     candidates: int = Field(default=500, ge=1, le=2000)
-    use_ranker: bool = True
+    use_ranker: bool | None = None  # None: where the bundle says that it beat retrieval's order on held-out requests
     interacted: SeenSetting = Seen.EXCLUDE
     seen_factor: float = Field(default=0.5, ge=0, le=1)  # score factor of seen items where interacted is "discount"
     plans: dict[str, dict[str, SourceSettings]] = Field(default_factory=dict)

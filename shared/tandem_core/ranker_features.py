@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.bundle import Bundle
-from tandem_core.candidates import CandidateBatch
+from tandem_core.candidates import CandidateBatch, order
 from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import FeatureSchema, History, User
 from tandem_core.query import Regime
 
 RECENT = 10  # newest events compared with each candidate
-MS_PER_DAY = 86_400_000
+RETRIEVAL_PLACE = "retrieval_place"  # -log(1 + candidates before it): a sound score by itself
 
 Column = NDArray[np.float32]
 
@@ -22,6 +22,7 @@ Column = NDArray[np.float32]
 def feature_names(schema: FeatureSchema, sources: Sequence[str]) -> list[str]:
     """Return the names of the ranker's columns, in order."""
     return [
+        RETRIEVAL_PLACE,
         *(f"{kind}:{source}" for source in sources for kind in ("reciprocal_rank", "source_score")),
         *("taste_mean", "taste_max", "taste_newest", "content_mean", "content_max"),
         *("log_events", "category_affinity", "creator_affinity", "log_age_days", "age_known"),
@@ -59,12 +60,21 @@ def ranker_features(
 
 
 def _source_columns(batch: CandidateBatch) -> dict[str, Column]:
-    columns: dict[str, Column] = {}
+    if not batch.sources:
+        return {}  # candidates that a caller brought: where they stand says nothing
+    columns: dict[str, Column] = {RETRIEVAL_PLACE: -np.log1p(_places(batch))}
     for source in batch.sources:
         ranks = batch.columns[f"rank:{source}"]
         columns[f"reciprocal_rank:{source}"] = np.where(ranks > 0, 1 / np.sqrt(np.maximum(ranks, 1)), 0)
         columns[f"source_score:{source}"] = batch.columns[f"score:{source}"]
     return columns
+
+
+def _places(batch: CandidateBatch) -> Column:
+    """Return float32 [n], how many candidates retrieval put before each."""
+    places = np.empty(len(batch), np.float32)
+    places[order(batch.scores, batch.rows)] = np.arange(len(batch))
+    return places
 
 
 def _similarities(batch: CandidateBatch, history: History, bundle: Bundle) -> dict[str, Column]:

@@ -145,7 +145,8 @@ class RankingPipeline:
         self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User, budget: Budget
     ) -> tuple[CandidateBatch, tuple[Degradation, ...]]:
         scorer = self.bundle.scorer
-        if not policy.use_ranker or scorer is None or not len(batch):
+        wanted = self.bundle.manifest.ranker_helps if policy.use_ranker is None else policy.use_ranker
+        if not wanted or scorer is None or not len(batch):
             return batch, ()
         if budget.remaining() < policy.ranker_needs_s:
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "no time left"),)

@@ -75,10 +75,11 @@ def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tupl
 def _reason(source: str, row: int, user: User, bundle: Bundle, liked: list[str]) -> Reason:
     kind = _KIND_OF_SOURCE[source]
     if kind is ReasonKind.POPULAR_IN_SEGMENT:
-        return Reason(kind, user.segment_keys[0] if user.segment_keys else "")
+        return Reason(kind, user.segment_keys[0]) if user.segment_keys else Reason(ReasonKind.POPULAR)
     if kind is ReasonKind.POPULAR_IN_CATEGORY:
         own = bundle.catalog.codes["categories"].values(row)
-        return Reason(kind, next((category for category in liked if category in own), ""))
+        category = next((category for category in liked if category in own), None)
+        return Reason(ReasonKind.POPULAR) if category is None else Reason(kind, category)
     return Reason(kind)
 
 
@@ -88,6 +89,7 @@ def _because_of(slate: CandidateBatch, user: User, bundle: Bundle) -> list[str]:
         return [""] * len(slate)
     recent = user.history.rows[:HISTORY_LOOKED_AT]
     alike = bundle.item_vectors[slate.rows] @ bundle.item_vectors[recent].T
+    alike[slate.rows[:, None] == recent] = -1  # an item is no reason for itself, where seen items are shown
     best = alike.argmax(axis=1)
     enough = alike[np.arange(len(slate)), best] >= ALIKE
     return [bundle.catalog.item_ids[recent[b]] if ok else "" for b, ok in zip(best, enough, strict=True)]

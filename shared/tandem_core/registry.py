@@ -44,11 +44,11 @@ class Registry:
         """Return the pointer, or None when no bundle was ever activated; raises BundleRefused when it is damaged."""
         path = self.root / "CURRENT"
         try:
-            text = path.read_text()
+            written = path.read_bytes()
         except FileNotFoundError:
             return None
         try:
-            pointer = json.loads(text)
+            pointer = json.loads(written)
             return Current(str(pointer["bundle_id"]), str(pointer["previous"]))
         except (ValueError, KeyError, TypeError) as error:
             raise BundleRefused(f"{path} is damaged: activate a bundle again (tandem bundles activate ID)") from error
@@ -56,7 +56,8 @@ class Registry:
     def bundle_ids(self) -> list[str]:
         """Return the ids of all bundles, newest first (ids begin with their time)."""
         folder = self.root / "bundles"
-        return sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
+        names = (path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+        return sorted((name for name in names if _BUNDLE_ID.fullmatch(name)), reverse=True)
 
     def new_staging(self, name: str) -> Path:
         """Return a fresh folder to write a bundle in, after removing what dead processes left behind."""

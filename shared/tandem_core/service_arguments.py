@@ -1,9 +1,11 @@
-"""Command line of a service: `--config FILE`, and nothing else; the rest is in the file or the environment."""
+"""Command line of a service: which file, and which table of it; the rest is in the file or the environment."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from tandem_core.settings import ConfigError, read_toml
 
+WRONG_CONFIG = 2  # exit code; a restart would end the same way
+
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
@@ -19,11 +23,25 @@ def settings_from_arguments(kind: type[SettingsT], arguments: Sequence[str]) -> 
     """Return the settings of a service; exits with one clear line when they are wrong."""
     parser = argparse.ArgumentParser(description=kind.__doc__)
     parser.add_argument("--config", type=Path, help="TOML file; environment variables override it")
-    path: Path | None = parser.parse_args(arguments).config
+    parser.add_argument("--table", help="table of the file that holds the settings; default: the whole file")
+    given = parser.parse_args(arguments)
+    with config_errors_end_it():
+        if given.config is None:
+            return load_settings(kind, {}, "environment")
+        values = read_toml(given.config)
+        if given.table is None:
+            return load_settings(kind, values, str(given.config))
+        return load_settings(kind, values.get(given.table, {}), f"{given.config}: {given.table}")
+
+
+@contextmanager
+def config_errors_end_it() -> Iterator[None]:
+    """End the process with one clear line and code 2 where its configuration cannot be used."""
     try:
-        return load_settings(kind, {} if path is None else read_toml(path), str(path or "environment"))
+        yield
     except ConfigError as error:
-        parser.exit(2, f"{error}\n")
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(WRONG_CONFIG) from error
 
 
 def load_settings(kind: type[SettingsT], file: dict[str, Any], where: str) -> SettingsT:

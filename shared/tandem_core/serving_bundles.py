@@ -50,7 +50,8 @@ class ServingBundles(Generic[Loaded]):
         self._load = load
         self._held: Held[Loaded] = Held()
         self._refreshing = threading.Lock()
-        self._refused_state: tuple[object, ...] = ()
+        self._refused_state: tuple[object, ...] = ()  # fingerprint of the bundle that was found bad
+        self._refused_why = ""
 
     @property
     def held(self) -> Held[Loaded]:
@@ -61,6 +62,7 @@ class ServingBundles(Generic[Loaded]):
         with self._refreshing:
             held = self._held
             bundle_id = ""
+            state: tuple[object, ...] = ()
             try:
                 current = self._registry.current()
                 if current is None:
@@ -70,12 +72,13 @@ class ServingBundles(Generic[Loaded]):
                     self._held = replace(held, refused_id="", refusal="")
                     return False
                 state = self._registry.fingerprint(bundle_id)
-                if state == self._refused_state:
-                    return False  # nothing of it has changed: no need to read it all again at every poll
+                if state == self._refused_state:  # nothing has changed: no need to read it all again at every poll
+                    return self._refuse(bundle_id, self._refused_why)
                 kept = dict(held.loaded)
                 fresh = kept[bundle_id] if bundle_id in kept else self._load(bundle_id)
             except (BundleRefused, NotFound, OSError) as error:
-                self._refused_state = self._registry.fingerprint(bundle_id) if bundle_id else ()
+                if isinstance(error, BundleRefused):  # the others may pass: they are tried again
+                    self._refused_state, self._refused_why = state, str(error)
                 return self._refuse(bundle_id, str(error))
             before = ((held.current_id, kept[held.current_id]),) if held.current_id else ()
             self._held = Held(bundle_id, held.current_id, ((bundle_id, fresh), *before), "", "")

@@ -64,7 +64,7 @@ class RankerData(Settings):
     """What the ranker learns from."""
 
     most_requests: int = Field(default=3000, ge=10)
-    candidates: int = Field(default=200, ge=10)  # of each request's list; positives further down are left out
+    candidates: int = Field(default=500, ge=10)  # of each request: as many as the service ranks, or it meets new ground
     source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of requests that show no source columns
 
 

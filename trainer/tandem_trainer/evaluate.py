@@ -51,9 +51,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Reports by arm, and the comparisons that matter."""
+    """Reports by arm, and the comparisons that matter. served: the arm that the services answer with by default."""
 
     protocol: str
+    served: str
     users: int
     catalogue_size: int
     reports: Mapping[str, MetricsReport]
@@ -108,7 +109,10 @@ def evaluate(
             history=offline.history if length == SHOWN else None,
             rng=np.random.default_rng(seed),
         )
-    return Evaluation(split.protocol, len(offline), len(bundle.catalog), reports, _comparisons(shown, offline, seed))
+    served = "ranked" if bundle.manifest.ranker_helps else "rules_only"
+    return Evaluation(
+        split.protocol, served, len(offline), len(bundle.catalog), reports, _comparisons(shown, offline, seed)
+    )
 
 
 def queries_of_test(
@@ -130,7 +134,7 @@ def queries_of_test(
 
 
 def make_arms(bundle: Bundle) -> dict[str, tuple[Arm, int]]:
-    """Return name -> (arm, length of its lists). The last ones are what the services answer."""
+    """Return name -> (arm, length of its lists): single sources, retrieval as a whole, and lists as they are served."""
     als = bundle.sources["als"]
     if not isinstance(als, Als):
         raise TypeError(f"source 'als' of bundle {bundle.id} is a {type(als).__name__}")
@@ -205,6 +209,7 @@ def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
         "bundle_id": bundle.id,
         "data": bundle.manifest.data.model_dump(),
         "protocol": evaluation.protocol,
+        "served": evaluation.served,
         "users": evaluation.users,
         "catalogue_size": evaluation.catalogue_size,
         "arms": {name: json.loads(report.to_json()) for name, report in evaluation.reports.items()},

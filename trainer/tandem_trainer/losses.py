@@ -28,16 +28,15 @@ def in_batch_softmax_loss(
     Returns a scalar (nats), the weighted mean over rows.
     """
     own = torch.arange(len(item_id))
+    candidate, candidate_id = item, item_id
+    if extra_item is not None and extra_log_q is not None and extra_item_id is not None:
+        candidate, log_q = torch.cat([item, extra_item]), torch.cat([log_q, extra_log_q])
+        candidate_id = torch.cat([item_id, extra_item_id])
     # Subtracted from the positive too: the sum over candidates then estimates the sum over the whole catalogue.
-    logits = query @ item.T / temperature - log_q  # [B, B]
-    twins = item_id[:, None] == item_id[None, :]
+    logits = (query / temperature) @ candidate.T - log_q  # [B, B + E]
+    twins = item_id[:, None] == candidate_id[None, :]  # the row's positive once more is no negative
     twins[own, own] = False
     logits = logits.masked_fill(twins, -torch.inf)
-    if extra_item is not None and extra_log_q is not None and extra_item_id is not None:
-        extra = query @ extra_item.T / temperature - extra_log_q  # [B, E]
-        # Its own positive among the extras is no negative.
-        extra = extra.masked_fill(item_id[:, None] == extra_item_id[None, :], -torch.inf)
-        logits = torch.cat([logits, extra], dim=1)
     losses = F.cross_entropy(logits, own, reduction="none")  # [B]
     return losses.mean() if weight is None else (losses * weight).sum() / weight.sum()
 

@@ -25,7 +25,7 @@ class RankerSettings(BaseModel):
     cross_rank: int = Field(default=16, ge=1)  # low-rank crosses: as good on these few columns, and faster
     hidden: tuple[int, ...] = (64, 32)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    loss: Literal["pointwise", "listwise", "both"] = "both"
+    loss: Literal["pointwise", "listwise", "both"] = "listwise"
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     epochs: int = Field(default=20, ge=1)
@@ -58,8 +58,8 @@ class Ranker(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: RankerSettings, mean: Tensor, std: Tensor) -> None:
-        """mean, std: float [f], std above 0."""
+    def __init__(self, settings: RankerSettings, mean: Tensor, std: Tensor, prior: int | None = None) -> None:
+        """mean, std: float [f], std above 0. prior: a column that is a sound score by itself: where it starts."""
         super().__init__()
         width = len(mean)
         self.register_buffer("mean", mean)
@@ -72,6 +72,12 @@ class Ranker(nn.Module):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(settings.dropout)]
         self.deep = nn.Sequential(*layers)
         self.out = nn.Linear(width + (settings.hidden or (width,))[-1], 1)
+        if prior is not None:
+            for linear in (self.out, *(layer for layer in self.up if isinstance(layer, nn.Linear))):
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
+            with torch.no_grad():
+                self.out.weight[0, prior] = std[prior]
 
     def forward(self, features: Tensor) -> Tensor:
         """Return float [n], log-odds; features: float [n, f], not standardised."""
@@ -92,11 +98,13 @@ def fit_ranker(
     seed: int,
     validation: RankingData | None = None,
     progress: Callable[[int, Metrics], None] | None = None,
+    prior: int | None = None,
 ) -> FittedRanker:
     """Train on the candidates of logged or simulated requests and keep the epoch of the best NDCG@10.
 
     features: float32 [n, f]. labels: float32 [n], 1 for what the user chose. groups: int [n], the request of each
     candidate. validation: other requests; where None, a seeded share of the given requests is held out instead.
+    prior: a column that is a sound order by itself; what little data there is then goes into improving on it.
     """
     if not len(labels) or not labels.any():
         raise ValueError("the ranker needs at least one candidate that was chosen")
@@ -108,7 +116,7 @@ def fit_ranker(
     std = np.where(std > 1e-6, std, 1)  # a constant column becomes 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Ranker(settings, torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+        model = Ranker(settings, torch.from_numpy(mean).float(), torch.from_numpy(std).float(), prior)
         history, best_epoch = _run(model, training, validation, settings, rng, progress)
     return FittedRanker(model.eval(), history, best_epoch)
 

@@ -93,23 +93,23 @@ class UserTower(nn.Module):
     ) -> None:
         """n_types: event types without 0. attribute_sizes: vocabulary of each attribute without 0."""
         super().__init__()
-        dim = settings.vector_dim
+        dim, key = settings.vector_dim, settings.key_dim
         self.history_length = history_length
         self.half_life = history_half_life
         self.attribute_dropout = settings.attribute_dropout
-        self.types = nn.Embedding(n_types + 1, dim)
-        self.positions = nn.Embedding(history_length, dim)
-        self.ages = nn.Embedding(AGE_BUCKETS, dim)
+        self.types = nn.Embedding(n_types + 1, key)
+        self.positions = nn.Embedding(history_length, key)
+        self.ages = nn.Embedding(AGE_BUCKETS, key)
+        self.key = nn.Linear(dim, key)
+        self.query = nn.Linear(dim, key, bias=False)
+        self.score = nn.Linear(key, settings.heads, bias=False)
         sizes = (*attribute_sizes, *(size - 1 for size in CONTEXT_SIZES))
         self.facts = nn.ModuleList(nn.Embedding(size + 1, settings.attribute_dim) for size in sizes)
-        self.key = nn.Linear(dim, settings.key_dim)
-        self.query = nn.Linear(2 * dim, settings.key_dim, bias=False)
-        self.score = nn.Linear(settings.key_dim, settings.heads, bias=False)
-        width = (settings.heads + 2) * dim + settings.attribute_dim * len(sizes)
-        self.mlp = _mlp(width, 2 * settings.hidden, dim, settings.dropout)
-        self.skip = nn.Linear(2 * dim, dim, bias=False)
+        width = (settings.heads + 2) * dim + key + settings.attribute_dim * len(sizes)
+        self.mlp = _mlp(width, settings.hidden, dim, settings.dropout)
+        self.skip = nn.Linear((settings.heads + 2) * dim, dim, bias=False)
         for embedding in (self.types, self.positions, self.ages, *self.facts):
-            nn.init.normal_(embedding.weight, std=0.02)  # small beside item vectors, whose entries are about 1/sqrt(D)
+            nn.init.normal_(embedding.weight, std=0.1)
 
     def forward(
         self,
@@ -125,38 +125,43 @@ class UserTower(nn.Module):
         Newest first: history_vectors float [B, H, D], history_mask float [B, H], history_types and history_ages
         int64 [B, H]. user_attributes: int64 [B, A]. context: int64 [B, 2].
         """
-        x = history_vectors + self._marks(history_types, history_ages)  # [B, H, D]
-        summary = self._newest_and_recent(x, history_mask)
-        attended = self._attend(x, summary, history_mask)
+        weights = torch.cat(
+            [
+                _newest_and_recent(history_mask, self.half_life),
+                self._attention(history_vectors, history_mask, history_types, history_ages),
+            ],
+            dim=1,
+        )  # [B, 2 + heads, H]
+        # One product for all means: on long histories memory traffic is what costs.
+        means = (weights @ history_vectors).flatten(1)
+        newest_type = self.types(history_types[:, 0]) * history_mask[:, :1]
         facts = self._facts(torch.cat([user_attributes, context], dim=1))
-        return F.normalize(self.mlp(torch.cat([attended, summary, *facts], dim=1)) + self.skip(summary), dim=1)
+        return F.normalize(self.mlp(torch.cat([means, newest_type, *facts], dim=1)) + self.skip(means), dim=1)
 
-    def _marks(self, types: Tensor, ages: Tensor) -> Tensor:
-        """Return [B, H, D]: what each event's type, age and position add to its item's vector."""
-        # One look-up for both codes: on long histories memory traffic is what costs.
-        both = (self.types.weight.unsqueeze(1) + self.ages.weight.unsqueeze(0)).flatten(0, 1)
+    def _attention(self, vectors: Tensor, mask: Tensor, types: Tensor, ages: Tensor) -> Tensor:
+        """Return [B, heads, H]: what each event weighs by item, type, age and position, beside the newest item."""
+        both = (self.types.weight.unsqueeze(1) + self.ages.weight.unsqueeze(0)).flatten(0, 1)  # one look-up, not two
         places = torch.arange(types.shape[1]).clamp(max=self.history_length - 1)
-        return F.embedding(types * AGE_BUCKETS + ages, both) + F.embedding(places, self.positions.weight)
-
-    def _newest_and_recent(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, 2 * D]: the newest event and a mean in which an event's weight falls with its place."""
-        places = torch.arange(mask.shape[1])
-        decay = torch.exp2(-places / self.half_life) * mask  # [B, H]
-        decay = decay / decay.sum(1, keepdim=True).clamp(min=1e-6)
-        return (torch.stack([(places == 0) * mask, decay], dim=1) @ x).flatten(1)
-
-    def _attend(self, x: Tensor, summary: Tensor, mask: Tensor) -> Tensor:
-        """Return [B, heads * D]: means of the history, weighted by what matters beside the newest and recent events."""
-        scores = self.score(torch.relu(self.key(x) + self.query(summary).unsqueeze(1))).transpose(1, 2)  # [B, heads, H]
+        marks = F.embedding(types * AGE_BUCKETS + ages, both) + self.positions(places)  # [B, H, key]
+        # Detached: a gradient to the newest item through here costs much and brought nothing.
+        query = self.query(vectors[:, 0].detach()).unsqueeze(1)
+        scores = self.score(torch.relu(self.key(vectors) + marks + query)).transpose(1, 2)
         mask = mask.unsqueeze(1)
         # A finite mask value and a second mask: an empty history gives zeros instead of NaN.
-        weights = torch.softmax(scores.masked_fill(mask == 0, -1e4), dim=2) * mask
-        return (weights @ x).flatten(1)
+        return torch.softmax(scores.masked_fill(mask == 0, -1e4), dim=2) * mask
 
     def _facts(self, codes: Tensor) -> list[Tensor]:
         if self.training:
             codes = codes * (torch.rand(codes.shape) >= self.attribute_dropout)
         return [table(codes[:, i]) for i, table in enumerate(self.facts)]
+
+
+def _newest_and_recent(mask: Tensor, half_life: float) -> Tensor:
+    """Return [B, 2, H]: all weight on the newest event, and weights that fall with an event's place."""
+    places = torch.arange(mask.shape[1])
+    decay = torch.exp2(-places / half_life) * mask
+    decay = decay / decay.sum(1, keepdim=True).clamp(min=1e-6)
+    return torch.stack([(places == 0) * mask, decay], dim=1)
 
 
 def _masked_mean(table: nn.Module, codes: Tensor) -> Tensor:

@@ -251,6 +251,7 @@ class _Run:
     def fit_ranker(self) -> None:
         """Train on what this very bundle's retrieval returns for validation users."""
         self._entries["ranker_features"] = feature_names(self.schema, self._ranker_sources())
+        self._entries["ranker_helps"] = False
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
         queries = self._validation_queries(self._config.ranker_data.most_requests)
         examples = ranker_examples(
@@ -261,8 +262,11 @@ class _Run:
             self._config.seed,
             self._progress,
         )
-        fitted, metrics = train_ranker(examples, self._config.ranker, self._config.seed, self._progress)
+        fitted, metrics = train_ranker(
+            examples, self._entries["ranker_features"], self._config.ranker, self._config.seed, self._progress
+        )
         self._metrics |= metrics
+        self._entries["ranker_helps"] = metrics["ranker_heldout_ndcg@10"] > metrics["retrieval_heldout_ndcg@10"]
         path = self._staging / "ranker.onnx"
         shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
         to_onnx(fitted.model, shapes[-1], "scores", path, {"features": {0: "candidates"}})
@@ -327,6 +331,7 @@ class _Run:
             schema_digest=self.schema.digest(),
             features=self.schema,
             ranker_features=self._entries["ranker_features"],
+            ranker_helps=self._entries["ranker_helps"],
             indexes=self._entries["indexes"],
             als=AlsInfo(
                 alpha=self.als.alpha,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tandem_core.budget import Budget
 from tandem_core.candidates import CandidateBatch
 from tandem_core.features import resolve_user
-from tandem_core.ranker_features import ranker_features
+from tandem_core.ranker_features import RETRIEVAL_PLACE, ranker_features
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_trainer.config import RankerData
 from tandem_trainer.offline_queries import OfflineQueries
@@ -58,7 +58,7 @@ def ranker_examples(
 
 
 def train_ranker(
-    examples: RankingData, settings: RankerSettings, seed: int, progress: Progress
+    examples: RankingData, names: Sequence[str], settings: RankerSettings, seed: int, progress: Progress
 ) -> tuple[FittedRanker, dict[str, float]]:
     """Fit on four fifths of the requests; say on the rest how the order compares with retrieval's (NDCG@10)."""
     requests = np.unique(examples.groups)
@@ -73,6 +73,7 @@ def train_ranker(
         seed,
         held_out,
         lambda epoch, found: progress.advance(epoch + 1, settings.epochs, text(found)),
+        prior=list(names).index(RETRIEVAL_PLACE),
     )
     retrieval_order = -np.arange(len(held_out.labels), dtype=np.float32)  # candidates stand in the order found
     return fitted, {

@@ -151,10 +151,12 @@ def _run(
     steps = max(1, min(settings.examples_per_epoch, len(examples)) // sampler.batch_size)
     history: list[Metrics] = []
     best, best_epoch, best_weights = -1.0, 0, _weights(towers)
+    # Falling to a tenth over all epochs: most of what more epochs would bring, sooner.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=settings.epochs * steps)
     for epoch in range(settings.epochs):
         towers.train(True)
         losses = [
-            _step(towers, examples.batch(stream.take(sampler.batch_size)), sampler, settings, optimizer)
+            _step(towers, examples.batch(stream.take(sampler.batch_size)), sampler, settings, optimizer, schedule)
             for _ in range(steps)
         ]
         metrics = {"loss": float(np.mean(losses))}
@@ -180,6 +182,7 @@ def _step(
     sampler: MixedNegatives,
     settings: TowerTrainingSettings,
     optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> float:
     """Take one gradient step and return its loss; each item of the batch goes through the item tower once."""
     extra = sampler.draw()
@@ -204,6 +207,7 @@ def _step(
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    schedule.step()
     return loss.item()
 
 

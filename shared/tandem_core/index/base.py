@@ -28,8 +28,10 @@ class VectorIndex(Protocol):
 
 def top_k(scores: NDArray[Any], rows: Rows, k: int) -> tuple[Rows, Scores]:
     """Return the k best of (rows, scores), best first, ties to the smaller row."""
-    if k < len(rows):
-        best = np.argpartition(scores, len(scores) - k)[len(scores) - k :]
+    if 0 < k < len(rows):
+        known = np.where(np.isfinite(scores), scores, -np.inf)
+        lowest = np.partition(known, len(known) - k)[len(known) - k]
+        best = np.flatnonzero(known >= lowest)  # with all that tie for the last place: `order` settles who gets it
         rows, scores = rows[best], scores[best]
-    by_score = order(scores, rows)
+    by_score = order(scores, rows)[:k]
     return rows[by_score], scores[by_score].astype(np.float32, copy=False)

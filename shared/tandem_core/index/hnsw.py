@@ -8,7 +8,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem_core.index.base import Rows, Scores
+from tandem_core.index.base import Rows, Scores, top_k
 
 
 class HnswIndex:
@@ -47,6 +47,9 @@ class HnswIndex:
 
     def search(self, query: NDArray[np.float32], k: int) -> tuple[Rows, Scores]:
         k = min(k, len(self.vectors))
-        self._index.set_ef(max(self._ef, k))  # hnswlib raises when it finds fewer than k
-        labels, distances = self._index.knn_query(query, k=k)
+        self._index.set_ef(max(self._ef, k))
+        try:
+            labels, distances = self._index.knn_query(query, k=k)
+        except RuntimeError:  # it found fewer than k: some vectors cannot be reached, and nearly all are asked for
+            return top_k(self.vectors @ query, np.arange(len(self.vectors), dtype=np.int32), k)
         return labels[0].astype(np.int32), 1 - distances[0]  # its "ip" distance is 1 - dot

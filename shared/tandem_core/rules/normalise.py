@@ -18,7 +18,8 @@ class Normalise:
         finite = np.isfinite(batch.scores)
         if not finite.any():
             return Outcome(batch.with_scores(np.zeros(len(batch), np.float32)))
-        low, high = batch.scores[finite].min(), batch.scores[finite].max()
-        known = np.where(finite, batch.scores, low)
+        scores = batch.scores.astype(np.float64)  # the range of float32 scores need not fit into a float32
+        low, high = scores[finite].min(), scores[finite].max()
+        known = np.where(finite, scores, low)
         scaled = (known - low) / (high - low) if high > low else np.ones(len(batch), np.float32)
         return Outcome(batch.with_scores(np.where(finite, scaled, 0)))

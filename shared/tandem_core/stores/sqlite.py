@@ -49,7 +49,7 @@ class SqliteStore:
             connection = self._connection()
             rows = connection.execute(_READ, (user_id, self._newest_events)).fetchall()[::-1]
             user = connection.execute("SELECT attributes FROM users WHERE user_id = ?", (user_id,)).fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
         attributes = json.loads(user[0]) if user else {}
         if not rows:
@@ -85,7 +85,7 @@ class SqliteStore:
             connection = self._connection()
             with connection:  # one transaction: all rows or none
                 return connection.executemany(statement, rows).rowcount
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
 
     def _connection(self) -> sqlite3.Connection:

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem_core.bundle import Bundle
+from tandem_core.catalog import Catalog
+from tandem_core.features import (
+    FeatureSchema,
+    History,
+    User,
+    encode_ages,
+    encode_context,
+    item_tower_inputs,
+    resolve_user,
+    user_tower_inputs,
+)
+from tandem_core.query import Query, Regime, UserEvents
+
+MINUTE = 60_000
+DAY = 86_400_000
+
+MakeEvents = Callable[..., UserEvents]
+MakeQuery = Callable[..., Query]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "bucket"),
+    [(0, 0), (1, 1), (4, 1), (4.001, 2), (12, 2), (12.001, 3), (28, 3), (28.001, 4), (60 * 24 * 365 * 20, 15)],
+)
+def test_an_age_bucket_ends_at_four_minutes_times_a_power_of_two_less_one(minutes: float, bucket: int) -> None:
+    newest = np.array([10**13], np.int64)
+    assert encode_ages(newest - int(minutes * MINUTE), newest).tolist() == [bucket]
+
+
+@given(st.integers(1, 15))
+def test_every_age_bucket_ends_where_its_formula_says(bucket: int) -> None:
+    end = 4 * (2**bucket - 1) * MINUTE
+    ages = encode_ages(np.array([10**13 - end, 10**13 - end - 1], np.int64), np.array(10**13, np.int64))
+    assert ages.tolist() == [bucket, min(bucket + 1, 15)]
+
+
+def test_an_event_later_than_the_newest_has_age_0() -> None:
+    assert encode_ages(np.array([5000], np.int64), np.array([0], np.int64)).tolist() == [0]
+
+
+def test_context_is_hour_and_weekday_in_utc_counted_from_1(now_ms: int) -> None:
+    thursday_midnight = 0  # 1 January 1970
+    got = encode_context(np.array([thursday_midnight, now_ms, DAY - 1, 6 * DAY], np.int64))
+    # 14 November 2023, 22:13 was a Tuesday: the sixth day from Thursday.
+    assert got.tolist() == [[1, 1], [23, 6], [24, 1], [1, 7]]
+
+
+def test_attributes_are_coded_by_the_vocabulary_and_0_is_unknown(schema: FeatureSchema) -> None:
+    assert schema.encode_attributes({"gender": "M", "age": "18", "shoe": "43"}).tolist() == [1, 2]
+    assert schema.encode_attributes({"age": "99"}).tolist() == [0, 0]
+
+
+def test_segments_stand_most_specific_first_and_need_all_their_attributes(schema: FeatureSchema) -> None:
+    assert schema.segment_keys({"age": "25", "gender": "F"}) == ["age=25,gender=F", "age=25"]
+    assert schema.segment_keys({"age": "25"}) == ["age=25"]
+    assert schema.segment_keys({"gender": "F"}) == []
+
+
+def test_the_digest_changes_with_whatever_the_models_see(schema: FeatureSchema) -> None:
+    assert schema.digest() == FeatureSchema.model_validate_json(schema.model_dump_json()).digest()
+    other = {"history_length": 5, "item_numbers": (), "user_attributes": {"age": ("25", "18")}}
+    changed = [schema.model_copy(update={name: value}).digest() for name, value in other.items()]
+    assert len({schema.digest(), *changed}) == 4
+
+
+@pytest.mark.parametrize(
+    ("items", "types", "attributes", "regime"),
+    [
+        ((), None, {}, Regime.UNKNOWN),
+        ((), None, {"age": "99", "shoe": "43"}, Regime.UNKNOWN),
+        ((), None, {"age": "25"}, Regime.PROFILE_ONLY),
+        (("nothing known",), None, {}, Regime.UNKNOWN),
+        (("i1",), ["dislike"], {"gender": "F"}, Regime.PROFILE_ONLY),
+        (("i1",), None, {}, Regime.FEW_EVENTS),
+        (("i1", "i2"), None, {"age": "25"}, Regime.FEW_EVENTS),
+        (("i1", "i2", "i1"), None, {}, Regime.WARM),
+        (("i1", "i2", "i3"), ["view", "view", "dislike"], {}, Regime.FEW_EVENTS),
+    ],
+)
+def test_the_regime_says_what_is_known_of_the_user(
+    items: tuple[str, ...],
+    types: list[str] | None,
+    attributes: dict[str, str],
+    regime: Regime,
+    schema: FeatureSchema,
+    catalog: Catalog,
+    make_query: MakeQuery,
+    events_of: MakeEvents,
+) -> None:
+    query = make_query(events=events_of(*items, types=types), attributes=attributes)
+    assert resolve_user(schema, catalog, query).regime is regime
+
+
+def test_history_is_newest_first_and_dislikes_are_interacted_alone(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, events_of: MakeEvents
+) -> None:
+    events = events_of("i1", "gone", "i2", "i3", "i4", types=["buy", "buy", "dislike", "brand new type", "view"])
+    user = resolve_user(schema, catalog, make_query(events=events))
+    assert user.history.rows.tolist() == [4, 3, 1]
+    assert user.history.types.tolist() == [1, 0, 2]
+    assert user.history.weights.tolist() == [0.5, 1, 4]
+    assert np.all(np.diff(user.history.timestamps) < 0)
+    assert user.interacted.tolist() == [4, 3, 2, 1]
+
+
+def test_a_type_with_a_half_life_fades_and_the_others_do_not(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
+) -> None:
+    times = now_ms - DAY * np.array([3, 2, 1, 0, -1], np.int64)
+    events = UserEvents([f"i{i}" for i in range(5)], times, ["fad", "buy", "fad", "fad", "fad"], np.zeros(5, np.float32))
+    weights = resolve_user(schema, catalog, make_query(events=events)).history.weights
+    assert weights.tolist() == [1, 1, 0.5, 4, 0.125]  # newest first; an event of tomorrow counts as one of now
+
+
+def test_what_has_faded_to_nothing_is_no_history(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
+) -> None:
+    events = UserEvents(["i1", "i2"], now_ms - DAY * np.array([2000, 200], np.int64), ["fad"] * 2, np.zeros(2, np.float32))
+    user = resolve_user(schema, catalog, make_query(events=events))
+    assert len(user.history) == 0
+    assert user.interacted.tolist() == [2, 1]
+    assert user.regime is Regime.UNKNOWN
+
+
+def test_seeds_are_the_oldest_events_of_weight_1_and_not_interacted(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, events_of: MakeEvents
+) -> None:
+    query = make_query(events=events_of("i1", types=["buy"]), seed_item_ids=["i7", "unknown", "i5"])
+    user = resolve_user(schema, catalog, query)
+    assert user.history.rows.tolist() == [1, 7, 5]
+    assert user.history.weights.tolist() == [4, 1, 1]
+    assert user.history.types.tolist() == [2, 0, 0]
+    assert len(set(user.history.timestamps.tolist())) == 1
+    assert user.interacted.tolist() == [1]
+    assert user.regime is Regime.WARM
+    alone = resolve_user(schema, catalog, make_query(seed_item_ids=["i7"]))
+    assert alone.regime is Regime.FEW_EVENTS
+
+
+def test_unknown_attributes_are_left_out_of_the_user(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery
+) -> None:
+    user = resolve_user(schema, catalog, make_query(attributes={"age": "25", "gender": "X", "shoe": "43"}))
+    assert user.attributes == {"age": "25"}
+    assert user.attribute_codes.tolist() == [2, 0]
+    assert user.segment_keys == ["age=25"]
+
+
+def test_weights_halve_every_so_many_events_back() -> None:
+    n = 4
+    history = History(np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int64), np.full(n, 2, np.float32))
+    assert history.decayed(1.0).tolist() == [2, 1, 0.5, 0.25]
+    assert history.newest(2).decayed(2.0).tolist() == pytest.approx([2, 2 / np.sqrt(2)])
+
+
+def test_tower_inputs_are_padded_to_the_longest_history_and_cut_to_the_newest_events(
+    schema: FeatureSchema,
+    catalog: Catalog,
+    make_query: MakeQuery,
+    events_of: MakeEvents,
+    item_vectors: np.ndarray,
+) -> None:
+    queries = [make_query(events=events_of(*(f"i{i}" for i in range(n)))) for n in (6, 0, 1)]
+    users = [resolve_user(schema, catalog, query) for query in queries]
+    inputs = user_tower_inputs(schema, users, item_vectors)
+    assert inputs["history_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]]  # history_length is 4
+    np.testing.assert_array_equal(inputs["history_vectors"][0], item_vectors[[5, 4, 3, 2]])
+    assert not inputs["history_vectors"][1].any()
+    assert inputs["history_types"].tolist() == [[1, 1, 1, 1], [0] * 4, [1, 0, 0, 0]]
+    assert inputs["history_ages"].tolist() == [[0, 1, 1, 1], [0] * 4, [0] * 4]  # a minute apart, from the newest
+    assert inputs["user_attributes"].shape == (3, 2)
+    assert inputs["context"].tolist() == [[23, 6]] * 3
+    assert user_tower_inputs(schema, users[1:2], item_vectors)["history_mask"].shape == (1, 1)
+
+
+def test_item_inputs_count_from_1_so_that_0_can_mean_unknown(
+    schema: FeatureSchema, catalog: Catalog, item_vectors: np.ndarray
+) -> None:
+    inputs = item_tower_inputs(schema, catalog, item_vectors)
+    assert inputs["item_index"].tolist() == list(range(1, 13))
+    assert inputs["codes_categories"][[0, 1, 11]].tolist() == [[1, 3], [2, 0], [0, 0]]
+    assert inputs["codes_creator"].ravel().tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3, 0, 0, 0]
+    assert inputs["numbers"][:, 0].tolist()[:3] == [0, 10, 20]
+    assert np.isnan(inputs["numbers"][5, 0])
+
+
+def test_users_encoded_together_get_the_vectors_they_get_alone(bundle: Bundle, make_query: MakeQuery) -> None:
+    tower, rng = bundle.user_tower, np.random.default_rng(0)
+    assert tower is not None
+    users: list[User] = []
+    for n in (0, 1, 3, 20, 60):
+        ids = [bundle.catalog.item_ids[row] for row in rng.integers(0, len(bundle.catalog), n)]
+        times = np.sort(rng.integers(1_600_000_000_000, 1_700_000_000_000, n))
+        events = UserEvents(ids, times, rng.choice(["view", "like", "purchase"], n).tolist(), np.zeros(n, np.float32))
+        query = make_query(events=events, attributes={"gender": "female"} if n % 2 else {})
+        users.append(resolve_user(bundle.schema, bundle.catalog, query))
+    together = tower.encode(users)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    alone = np.concatenate([tower.encode([user]) for user in users])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(alone[2:] - alone[0]).max() > 1e-3  # a history matters
