@@ -113,7 +113,16 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
     for c in evaluation.compared:
         interval = f"{c.difference.low:+.4f} .. {c.difference.high:+.4f}"
         versus.add_row(c.metric, c.better, c.than, f"{c.difference.mean:+.4f}", interval)
-    return [main, versus, _slices(evaluation)]
+    return [main, versus, _targets(evaluation), _slices(evaluation)]
+
+
+def _targets(evaluation: Evaluation) -> Table:
+    """Return the figures that textbooks ask of a production system, and whether retrieval reaches them here."""
+    table = Table("target", "above", "retrieval", "", title="Targets", title_justify="left")
+    for name, target, value, passed in evaluation.targets:
+        verdict = "not computed" if passed is None else "[green]pass[/]" if passed else "[red]fail[/]"
+        table.add_row(name, f"{target:.2f}", "" if value is None else f"{value:.4f}", verdict)
+    return table
 
 
 def _slices(evaluation: Evaluation) -> Table:

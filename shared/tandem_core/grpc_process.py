@@ -46,6 +46,32 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
 
+class _Health(health.HealthServicer):
+    """Lets go of its watchers at the end: their open streams would hold up the process for the whole grace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: set[Callable[[Any], None]] = set()
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802
+        def send(response: Any) -> None:
+            with self._lock:
+                if send not in self._open:
+                    return  # a stream ends once
+                if response is None:
+                    self._open.discard(send)
+            send_response_callback(response)
+
+        self._open.add(send)
+        return super().Watch(request, context, send)
+
+    def let_go(self) -> None:
+        """End every watching stream."""
+        with self._lock:
+            for send in tuple(self._open):
+                send(None)
+
+
 class Service:
     """One gRPC server around a registry of bundles.
 
@@ -63,7 +89,7 @@ class Service:
         self._bundles = bundles
         self._stopping = threading.Event()
         self._saying = threading.Lock()
-        self._health = health.HealthServicer()
+        self._health = _Health()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="serve"),
             interceptors=[ErrorInterceptor()],
@@ -114,7 +140,9 @@ class Service:
         self._set_serving(False)
         log.info("draining", extra={"port": self.port})
         time.sleep(self._settings.drain_s)
-        self._server.stop(self._settings.grace_s).wait()
+        stopped = self._server.stop(self._settings.grace_s)
+        self._health.let_go()  # only now, or they would come back
+        stopped.wait()
         log.info("stopped", extra={"port": self.port})
 
     def _watch(self) -> None:

@@ -169,12 +169,14 @@ class RankingPipeline:
             declared.append(Degradation(DegradationKind.DIVERSITY_SKIPPED, "mmr", "no time left"))
         elif policy.mmr is not None:
             batch = Mmr(**policy.mmr.model_dump())(batch, query.max_results).batch
-        for cap in policy.caps:
-            if cap.column in self.bundle.catalog.codes:
-                outcome = CapPerGroup(cap.column, cap.limit)(batch, query.max_results)
-                batch = outcome.batch
-                if outcome.relaxed:
-                    declared.append(Degradation(DegradationKind.RULE_RELAXED, f"cap:{cap.column}", outcome.relaxed))
+        caps = [CapPerGroup(c.column, c.limit) for c in policy.caps if c.column in self.bundle.catalog.codes]
+        for cap in caps:
+            batch = cap(batch, query.max_results).batch
+        # Looked at again when all are done: a later cap may bring back what an earlier one had moved.
+        shown = batch.take(np.arange(min(len(batch), query.max_results)))
+        for cap in caps:
+            if relaxed := cap(shown, len(shown)).relaxed:
+                declared.append(Degradation(DegradationKind.RULE_RELAXED, f"cap:{cap.column}", relaxed))
         return batch, tuple(declared)
 
     def _scoring_rules(self, policy: PlacementPolicy, query: Query, regime: Regime) -> list[Rule]:

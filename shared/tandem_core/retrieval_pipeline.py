@@ -49,8 +49,10 @@ class RetrievalPipeline:
         merged = rank_fusion(found, {plan.source: plan.weight for plan in plans})
         merged = merged.take(np.arange(min(len(merged), query.max_results)))
         if query.fill is Fill.BACKFILL:
-            merged = self._fill(merged, user, query, eligible)
-        return Retrieved(merged, self.bundle.id, user.regime, degradations, self._empty_reason(merged, query))
+            merged, failed = self._fill(merged, user, query, eligible)
+            degradations = tuple(dict.fromkeys((*degradations, *failed)))
+        empty_reason = self._empty_reason(merged, query, degradations)
+        return Retrieved(merged, self.bundle.id, user.regime, degradations, empty_reason)
 
     def _ask(
         self, plans: Sequence[SourcePlan], user: User, eligible: Eligibility, budget: Budget
@@ -71,17 +73,23 @@ class RetrievalPipeline:
             raise DeadlineExceeded("the deadline passed before any source was asked")
         return found, tuple(left_out)
 
-    def _fill(self, merged: CandidateBatch, user: User, query: Query, eligible: Eligibility) -> CandidateBatch:
+    def _fill(
+        self, merged: CandidateBatch, user: User, query: Query, eligible: Eligibility
+    ) -> tuple[CandidateBatch, tuple[Degradation, ...]]:
         missing = query.max_results - len(merged)
         if missing <= 0:
-            return merged
-        popular = self.bundle.sources["popularity"].find(user, eligible, query.max_results)
+            return merged, ()
+        # Without a deadline: it takes microseconds, and what the sources found must not be lost now.
+        found, failed = self._ask([SourcePlan("popularity", query.max_results)], user, eligible, Budget())
+        popular = found.get("popularity", Found())
         new = ~np.isin(popular.rows, merged.rows)
-        return append(merged, "backfill", Found(popular.rows[new][:missing], popular.scores[new][:missing]))
+        return append(merged, "backfill", Found(popular.rows[new][:missing], popular.scores[new][:missing])), failed
 
-    def _empty_reason(self, merged: CandidateBatch, query: Query) -> str:
+    def _empty_reason(self, merged: CandidateBatch, query: Query, left_out: Sequence[Degradation]) -> str:
         if len(merged):
             return ""
+        if left_out:
+            return "no source that answered found an eligible item; the degradations say which did not answer"
         if query.fill is Fill.STRICT:
             return "no source found an eligible item, and fill_policy is STRICT"
         if query.condition is not None:

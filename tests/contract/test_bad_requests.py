@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -198,8 +198,9 @@ RANK: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def cases() -> Iterator[Any]:
-    """Yield method, fields and the field that must be named, with a readable id."""
+def cases() -> list[Any]:
+    """Return method, the field that must be named, and what is sent, with readable ids."""
+    found = []
     tables = {
         "Retrieve": [*LIMITS, *SEEN, *RETRIEVE],
         "Recommend": [*LIMITS, *SEEN, *RECOMMEND],
@@ -209,7 +210,8 @@ def cases() -> Iterator[Any]:
         common = [(field, {"context": fields}) for field, fields in CONTEXTS]
         common += [(field, {"filter": fields}) for field, fields in FILTERS]
         for i, (field, fields) in enumerate([*common, *table]):
-            yield pytest.param(method, field, fields, id=f"{method}-{field}-{i}")
+            found.append(pytest.param(method, field, fields, id=f"{method}-{field}-{i}"))
+    return found
 
 
 @pytest.mark.parametrize(("method", "field", "fields"), cases())

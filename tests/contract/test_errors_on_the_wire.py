@@ -15,7 +15,7 @@ from tandem_core.errors import FieldViolation
 from tandem_core.grpc_errors import to_call_error
 
 INTERNAL_TEXT = "internal error; see the service's log"
-SECRET = "hunter2 and the user's history"
+PRIVATE = "what the user did yesterday"
 
 
 class Raises(retrieval_pb2_grpc.RetrievalServiceServicer):
@@ -113,14 +113,14 @@ def test_an_unexpected_error_is_internal_and_its_text_stays_in_our_log(
     caplog: pytest.LogCaptureFixture,
     kind: type[Exception],
 ) -> None:
-    grpc_servicer.error = kind(SECRET)
+    grpc_servicer.error = kind(PRIVATE)
     got = refused(grpc_stub.Retrieve, retrieval_pb2.RetrieveRequest())
     assert (got.code, got.message) == (grpc.StatusCode.INTERNAL, INTERNAL_TEXT)
-    assert SECRET not in got.trailers
+    assert PRIVATE not in got.trailers
     assert kind.__name__ not in got.trailers
     (record,) = (record for record in caplog.records if record.name == "tandem_core.grpc_errors")
     assert record.exc_info is not None
-    assert SECRET in str(record.exc_info[1])
+    assert PRIVATE in str(record.exc_info[1])
 
 
 def test_fifty_violations_still_arrive_as_what_they_are(

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
-from tandem_core.metrics import Interval, MetricsReport, evaluate_lists, hits, paired_difference
+from tandem_core.metrics import (
+    Interval,
+    MetricsReport,
+    Target,
+    evaluate_lists,
+    hits,
+    paired_difference,
+    targets,
+)
 from tandem_core.metrics.accuracy import hit_rate_at, ndcg_at, recall_at
 from tandem_core.policy import load_policies
 from tandem_core.query import Query, SourcePlan
@@ -59,6 +67,7 @@ class Evaluation:
     catalogue_size: int
     reports: Mapping[str, MetricsReport]
     compared: list[Compared]
+    targets: list[Target]
 
 
 def check_fits(bundle: Bundle, dataset: Dataset, protocol: str) -> None:
@@ -109,10 +118,21 @@ def evaluate(
             history=offline.history if length == SHOWN else None,
             rng=np.random.default_rng(seed),
         )
-    served = "ranked" if bundle.manifest.ranker_helps else "rules_only"
     return Evaluation(
-        split.protocol, served, len(offline), len(bundle.catalog), reports, _comparisons(shown, offline, seed)
+        protocol=split.protocol,
+        served="ranked" if bundle.manifest.ranker_helps else "rules_only",
+        users=len(offline),
+        catalogue_size=len(bundle.catalog),
+        reports=reports,
+        compared=_comparisons(shown, offline, seed),
+        targets=_targets(bundle, reports["retrieval"]),
     )
+
+
+def _targets(bundle: Bundle, report: MetricsReport) -> list[Target]:
+    """Return the usual targets; the index's recall was measured when it was built."""
+    recalls = [info.recall_at_100 for info in bundle.manifest.indexes.values() if info.recall_at_100 is not None]
+    return targets(replace(report, values=report.values | {"ann_recall": min(recalls, default=float("nan"))}))
 
 
 def queries_of_test(
@@ -213,6 +233,7 @@ def to_json(evaluation: Evaluation, bundle: Bundle) -> dict[str, Any]:
         "users": evaluation.users,
         "catalogue_size": evaluation.catalogue_size,
         "arms": {name: json.loads(report.to_json()) for name, report in evaluation.reports.items()},
+        "targets": [target._asdict() for target in evaluation.targets],
         "compared": [
             {
                 "metric": c.metric,

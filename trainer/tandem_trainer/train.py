@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.popularity import fit_popularity
 from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
 from tandem_trainer.progress import Progress, text
-from tandem_trainer.split import Split, make_split
+from tandem_trainer.split import Split, make_split, random_within_user
 from tandem_trainer.train_ranker import ranker_examples, train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
 
@@ -77,14 +77,20 @@ def load_data(config: TrainConfig, data: Path | None, cache: Path | None = None)
 
 def split_data(config: TrainConfig, dataset: Dataset) -> Split:
     """Return the cut of a run; it proves by itself that nothing leaks."""
-    split = config.split
-    return make_split(
-        split.protocol,
+    settings = config.split
+    split = make_split(
+        settings.protocol,
         dataset.events,
         seed=config.seed,
-        validation_fraction=split.validation_fraction,
-        test_fraction=split.test_fraction,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
     )
+    if len(split.validation):
+        return split
+    # The protocol has two parts only, and models are chosen on a third: it is cut off the training part likewise.
+    inner = random_within_user(split.train, settings.validation_fraction, seed=config.seed + 1)
+    train, validation = (split.train.iloc[part.index] for part in (inner.train, inner.test))
+    return replace(split, train=train, validation=validation)
 
 
 def history_of_validation(split: Split) -> pd.DataFrame:

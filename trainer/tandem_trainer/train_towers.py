@@ -31,14 +31,13 @@ class TowerTrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     towers: TowerSettings = TowerSettings()
-    batch_size: int = Field(default=1024, ge=1)  # smaller data gets one batch of all of it
-    uniform_negatives: int = Field(
-        default=1024, ge=0
-    )  # per step, of the items seen in training: the tail is in no batch
-    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=512, ge=1)  # smaller data gets one batch of all of it
+    # Per step, of the items seen in training: the tail is hardly ever in a batch.
+    uniform_negatives: int = Field(default=512, ge=0)
+    epochs: int = Field(default=8, ge=1)
     examples_per_epoch: int = Field(default=200_000, ge=1)  # an epoch ends there, so that validation comes often enough
-    patience: int = Field(default=4, ge=1)  # epochs without a better validation before stopping
-    learning_rate: float = Field(default=2e-3, gt=0)
+    patience: int = Field(default=3, ge=1)  # epochs without a better validation before stopping
+    learning_rate: float = Field(default=3e-3, gt=0)  # falls to a tenth over the epochs
     weight_decay: float = Field(default=1e-4, ge=0)
     temperature: float = Field(default=0.07, gt=0)
     log_q: bool = True

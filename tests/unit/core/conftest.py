@@ -164,6 +164,7 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
             "schema_digest": schema.digest(),
             "features": schema,
             "ranker_features": [],
+            "ranker_helps": True,
             "indexes": {"two_tower": IndexInfo(kind="exact"), "als": IndexInfo(kind="exact")},
             "als": AlsInfo(alpha=1.0, regularization=0.1, half_life=10.0),
             "plans": {regime.name.lower(): [PlanEntry(source="a", limit=10, weight=1.0)] for regime in Regime},

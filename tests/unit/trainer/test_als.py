@@ -34,9 +34,7 @@ def test_folding_in_equals_what_implicit_recalculates_for_the_user() -> None:
     rng = np.random.default_rng(0)
     users, items, weights = rng.integers(0, 30, 400), rng.integers(0, 25, 400), rng.uniform(0.5, 4, 400)
     model = fit_als(users, items, weights, 30, 25, SETTINGS, seed=0)
-    theirs = AlternatingLeastSquares(
-        factors=6, regularization=model.regularization, alpha=model.alpha, num_threads=1
-    )
+    theirs = AlternatingLeastSquares(factors=6, regularization=model.regularization, alpha=model.alpha, num_threads=1)
     theirs.item_factors = model.item_factors
     rows, values = np.array([3, 7, 11]), np.array([1.0, 2.5, 4.0], np.float32)
     one_user = scipy.sparse.csr_matrix((values, ([0, 0, 0], rows)), shape=(1, 25))

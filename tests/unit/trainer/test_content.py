@@ -40,7 +40,9 @@ def test_an_item_not_learned_from_is_placed_by_the_words_that_are_known() -> Non
 
 
 def test_an_item_of_only_unknown_words_is_zero() -> None:
-    vectors = fit_content(["old", "old old", "new"], [""] * 3, [[]] * 3, [None] * 3, 2, np.array([True, True, False]), 0)
+    vectors = fit_content(
+        ["old", "old old", "new"], [""] * 3, [[]] * 3, [None] * 3, 2, np.array([True, True, False]), 0
+    )
     assert not vectors[2].any()
 
 
@@ -54,7 +56,9 @@ def test_a_catalogue_without_any_text_gives_zeros() -> None:
 
 
 def test_one_item_of_one_word_is_enough() -> None:
-    np.testing.assert_allclose(np.abs(fit_content(["word"], [""], [[]], [None], 8, np.ones(1, bool), 0)), [[1]], atol=1e-6)
+    np.testing.assert_allclose(
+        np.abs(fit_content(["word"], [""], [[]], [None], 8, np.ones(1, bool), 0)), [[1]], atol=1e-6
+    )
 
 
 def test_the_same_seed_gives_the_same_vectors() -> None:

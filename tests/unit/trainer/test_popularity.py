@@ -26,7 +26,9 @@ def attributes(rows: list[tuple[str | None, str | None]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["age", "gender"])
 
 
-def fit(items: list[int], weights: list[float], users: pd.DataFrame | None = None, max_rows: int = 9) -> PopularityTables:
+def fit(
+    items: list[int], weights: list[float], users: pd.DataFrame | None = None, max_rows: int = 9
+) -> PopularityTables:
     users = attributes([(None, None)] * len(items)) if users is None else users
     return fit_popularity(np.array(items), np.array(weights), users, SCHEMA, CATALOG, max_rows)
 

@@ -8,7 +8,7 @@ SETTINGS = RankerSettings(epochs=8, hidden=(16,), cross_rank=4, learning_rate=0.
 
 
 def planted(requests: int = 120, size: int = 20, seed: int = 0) -> RankingData:
-    """One chosen candidate per request, likelier where the product of two columns is high; a third column is constant."""
+    """One chosen candidate per request, likelier where the product of two columns is high; one column is constant."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(requests * size, 5)).astype(np.float32) * [1, 50, 1, 1, 0] + [0, 7, 0, 0, 3]
     signal = (features[:, 0] * (features[:, 1] - 7) / 50 * 3 + features[:, 2]).reshape(requests, size)
@@ -36,9 +36,7 @@ def test_a_constant_column_and_far_values_give_finite_scores() -> None:
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     data = planted(40)
-    one, same, other = (
-        fit_ranker(data.features, data.labels, data.groups, SETTINGS, seed) for seed in (1, 1, 2)
-    )
+    one, same, other = (fit_ranker(data.features, data.labels, data.groups, SETTINGS, seed) for seed in (1, 1, 2))
     assert one.history == same.history
     assert one.history != other.history
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), same.model.parameters(), strict=True))
@@ -82,7 +80,9 @@ def test_listwise_loss_of_a_known_request_ignores_a_constant_and_huge_scores_do_
     labels, lengths = torch.tensor([1.0, 0, 0, 0, 1]), [3, 2]
     equal = ranking_loss(torch.zeros(5), labels, lengths, "listwise")
     assert equal.item() == pytest.approx((np.log(3) + np.log(2)) / 2)
-    assert ranking_loss(torch.full((5,), 1e4), labels, lengths, "listwise").item() == pytest.approx(equal.item(), abs=1e-3)
+    assert ranking_loss(torch.full((5,), 1e4), labels, lengths, "listwise").item() == pytest.approx(
+        equal.item(), abs=1e-3
+    )
 
 
 def test_both_is_the_sum_of_the_losses() -> None:
@@ -100,3 +100,10 @@ def test_without_validation_whole_requests_are_held_out() -> None:
 def test_nothing_chosen_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         fit_ranker(np.ones((3, 2), np.float32), np.zeros(3, np.float32), np.zeros(3, int), SETTINGS, seed=0)
+
+
+def test_a_ranker_given_a_prior_column_starts_from_its_order() -> None:
+    mean, std = torch.tensor([1.0, 5.0, 0.0]), torch.tensor([2.0, 3.0, 1.0])
+    features = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    model = Ranker(SETTINGS, mean, std, prior=1).eval()
+    torch.testing.assert_close(model(features), features[:, 1] - 5)

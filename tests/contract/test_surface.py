@@ -1,0 +1,194 @@
+"""What the running services offer: health, reflection, serving state, and which calls are not built yet."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import empty_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tandem.admin.v1 import bundle_pb2
+from tandem.catalog.v1 import catalog_pb2
+from tandem.events.v1 import events_pb2
+from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from tandem_core.grpc_process import LIVENESS, Service
+from tandem_core.registry import Registry
+from tandem_ranking.__main__ import build as build_ranking
+from tandem_ranking.config import RankingSettings
+from tandem_retrieval.__main__ import build as build_retrieval
+from tandem_retrieval.config import RetrievalSettings
+
+RETRIEVAL = "tandem.retrieval.v1.RetrievalService"
+RANKING = "tandem.ranking.v1.RankingService"
+README = (Path(__file__).parents[2] / "protos" / "README.md").read_text()
+FILES = [retrieval_pb2, ranking_pb2, events_pb2, catalog_pb2, bundle_pb2]
+METHODS = [
+    f"{service.full_name}/{method.name}"
+    for file in FILES
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A service as its process builds it, running in this one."""
+
+    service: Service
+    name: str
+    channel: grpc.Channel
+
+
+@pytest.fixture(scope="module")
+def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Offered]]:
+    """Both services, as their processes build them."""
+    common: dict[str, Any] = {
+        "port": 0,
+        "registry": two_bundles.root,
+        "store": f"sqlite:///{tmp_path_factory.mktemp('surface') / 'store.db'}",
+        "drain_s": 0.0,
+    }
+    retrieval = build_retrieval(RetrievalSettings(**common))
+    retrieval.start()
+    target = f"ipv4:127.0.0.1:{retrieval.port}"
+    # Long enough that a busy machine does not turn an ignored field into a fallback.
+    ranking = build_ranking(RankingSettings(**common, retrieval_target=target, retrieval_timeout_ms=10_000))
+    ranking.start()
+    services = {RETRIEVAL: retrieval, RANKING: ranking}
+    options = [("grpc.enable_http_proxy", 0)]
+    channels = {name: grpc.insecure_channel(f"127.0.0.1:{s.port}", options) for name, s in services.items()}
+    yield {name: Offered(service, name, channels[name]) for name, service in services.items()}
+    for name in (RANKING, RETRIEVAL):
+        channels[name].close()
+        services[name].stop()
+
+
+def table(heading: str) -> dict[str, str]:
+    """Return the table under a heading of protos/README.md: what is in backquotes first, and the second column."""
+    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, flags=re.MULTILINE))
+
+
+def call(channel: grpc.Channel, method: str) -> grpc.StatusCode:
+    """Call a method with an empty request; return the status."""
+    stub = channel.unary_unary(f"/{method}", request_serializer=empty_pb2.Empty.SerializeToString)
+    try:
+        stub(empty_pb2.Empty())
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def test_exactly_the_calls_that_the_readme_lists_are_unimplemented(running: dict[str, Offered]) -> None:
+    listed = set(table("Not built yet: answers UNIMPLEMENTED"))
+    answered = {name: [call(offered.channel, name) for offered in running.values()] for name in METHODS}
+    nowhere = {name for name, codes in answered.items() if set(codes) == {grpc.StatusCode.UNIMPLEMENTED}}
+    assert nowhere == listed
+
+
+@pytest.mark.parametrize(
+    "method", [f"{RETRIEVAL}/SimilarItems", f"{RETRIEVAL}/GetEmbeddings", f"{RANKING}/ExplainItem"]
+)
+def test_an_unbuilt_call_says_where_to_read_on(running: dict[str, Offered], method: str) -> None:
+    stub = running[method.partition("/")[0]].channel.unary_unary(
+        f"/{method}", request_serializer=empty_pb2.Empty.SerializeToString
+    )
+    with pytest.raises(grpc.RpcError, match=re.escape("protos/README.md")):
+        stub(empty_pb2.Empty())
+
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "seen_policy.served_within": {"seen_policy": {"served_within": {"seconds": 60}}},
+    "seen_policy.served_mode": {"seen_policy": {"served_mode": 1}},
+    "context.query_text": {"context": {"query_text": "quiet music"}},
+    "context.session_id": {"context": {"session_id": "s-1"}},
+    "context.context": {"context": {"context": [{"name": "device", "string_value": "phone"}]}},
+    "context.seed": {"context": {"seed": 12345}},
+}
+
+
+def test_fields_that_are_not_built_yet_are_rejected_or_ignored_as_the_readme_says(running: dict[str, Offered]) -> None:
+    stub = ranking_pb2_grpc.RankingServiceStub(running[RANKING].channel)
+    fixed = {"request_id": "r", "event_time": {"seconds": 1_752_000_000}, "recent_events": [{"item_id": "i007"}]}
+    without = stub.Recommend(ranking_pb2.RecommendRequest(context=fixed))
+    assert not without.degradations
+
+    def treatment(fields: dict[str, Any]) -> str:
+        request = ranking_pb2.RecommendRequest(**fields)
+        request.context.MergeFrom(ranking_pb2.RecommendRequest(context=fixed).context)
+        try:
+            return "ignored" if stub.Recommend(request) == without else "used"
+        except grpc.RpcError as error:
+            return "rejected" if error.code() is grpc.StatusCode.INVALID_ARGUMENT else str(error)
+
+    assert {name: treatment(fields) for name, fields in EXAMPLES.items()} == table("Not built yet: fields of requests")
+
+
+@pytest.mark.parametrize("name", [RETRIEVAL, RANKING])
+def test_health_is_told_for_the_service_the_server_and_the_process(running: dict[str, Offered], name: str) -> None:
+    health = health_pb2_grpc.HealthStub(running[name].channel)
+    for asked in (name, "", LIVENESS):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=asked))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        health.Check(health_pb2.HealthCheckRequest(service="tandem.events.v1.EventService"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("name", [RETRIEVAL, RANKING])
+def test_reflection_lists_the_services_and_describes_them(running: dict[str, Offered], name: str) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(running[name].channel)
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=name),
+    ]
+    listed, described = stub.ServerReflectionInfo(iter(requests), timeout=10)
+    assert {service.name for service in listed.list_services_response.service} == {
+        name,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    assert described.file_descriptor_response.file_descriptor_proto
+
+
+def test_reflection_can_be_turned_off(two_bundles: Registry, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    settings = RetrievalSettings(port=0, registry=two_bundles.root, store=store, reflection=False, drain_s=0.0)
+    service = build_retrieval(settings)
+    service.start()
+    with grpc.insecure_channel(f"127.0.0.1:{service.port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")])))
+    service.stop()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_message_above_four_megabytes_is_refused(running: dict[str, Offered]) -> None:
+    stub = retrieval_pb2_grpc.RetrievalServiceStub(running[RETRIEVAL].channel)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Retrieve(retrieval_pb2.RetrieveRequest(exclude_item_ids=["i" * 5_000_000]))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_watching_client_hears_of_the_end_and_does_not_hold_it_up(two_bundles: Registry, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    service = build_retrieval(RetrievalSettings(port=0, registry=two_bundles.root, store=store, drain_s=0.2))
+    service.start()
+    with grpc.insecure_channel(f"127.0.0.1:{service.port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=RETRIEVAL))
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        started = time.monotonic()
+        service.stop()
+        assert time.monotonic() - started < 5, "an open watch must not hold up the end for all of grace_s"
+        assert {answer.status for answer in watched} == {health_pb2.HealthCheckResponse.NOT_SERVING}

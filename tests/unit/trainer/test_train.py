@@ -1,0 +1,86 @@
+"""A whole run: what it is fitted on, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tandem_core.manifest import sha256_of
+from tandem_core.registry import Registry
+from tandem_trainer.config import TrainConfig
+from tandem_trainer.data import Dataset
+from tandem_trainer.progress import Progress
+from tandem_trainer.split import assert_no_leak
+from tandem_trainer.train import Trained, _Run, split_data, train
+
+
+def with_other_items(dataset: Dataset, part: pd.DataFrame) -> Dataset:
+    """The same events, but those of `part` are on other items of the catalogue: as if the future were another."""
+    events = dataset.events.copy()
+    items = dataset.items["item_id"].to_numpy()
+    events.loc[part.index, "item_id"] = np.random.default_rng(0).choice(items, len(part))
+    return replace(dataset, events=events)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.iterdir() if path.name != "manifest.json"}
+
+
+def test_no_fitted_file_depends_on_test_events(trained: Trained, registry: Registry, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(trained.manifest.config)
+    other_future = with_other_items(trained.dataset, trained.split.test)
+    again = train(config, other_future, Registry(tmp_path), Progress())
+    assert not again.split.test["item_id"].equals(trained.split.test["item_id"])
+    first, second = (hashes(r.path_of(t.bundle_id)) for r, t in ((registry, trained), (Registry(tmp_path), again)))
+    assert first == second
+    assert again.manifest.metrics == trained.manifest.metrics
+    assert again.manifest.schema_digest == trained.manifest.schema_digest
+
+
+def test_tables_als_and_content_are_fitted_on_the_training_cut_alone(trained: Trained, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(trained.manifest.config)
+    left_out = pd.concat([trained.split.validation, trained.split.test])
+    made = []
+    for name, dataset in (("as-is", trained.dataset), ("other", with_other_items(trained.dataset, left_out))):
+        folder = tmp_path / name
+        folder.mkdir()
+        run = _Run(config, dataset, split_data(config, dataset), folder, Progress())
+        run.fit_tables()
+        run.fit_als()
+        made.append(hashes(folder))
+    assert set(made[0]) == {"catalog.npz", "popularity.npz", "content_vectors.npy", "als_factors.npy"}
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("protocol", ["leave_last_out", "global_time", "user_disjoint", "random_within_user"])
+def test_every_protocol_gives_three_parts_that_do_not_leak(trained: Trained, protocol: str) -> None:
+    config = TrainConfig.model_validate(trained.manifest.config)
+    config = config.model_copy(update={"split": config.split.model_copy(update={"protocol": protocol})})
+    split = split_data(config, trained.dataset)
+    assert_no_leak(split)
+    assert min(len(split.train), len(split.validation), len(split.test)) > 0
+
+
+def test_a_bundle_says_what_it_was_made_of(trained: Trained) -> None:
+    manifest = trained.manifest
+    assert manifest.data.events == len(trained.split.train)
+    assert manifest.data.last_event_ms == trained.split.train["timestamp"].max()
+    assert manifest.split.protocol == "leave_last_out"
+    assert TrainConfig.model_validate(manifest.config).seed == manifest.split.seed
+    assert manifest.metrics["onnx_parity"] <= 1e-4
+    assert {"catalog.npz", "popularity.npz", "user_tower.onnx", "item_tower.onnx", "ranker.onnx"} <= set(manifest.files)
+
+
+def test_a_bundle_holds_no_users(trained: Trained, bundle_folder: Path) -> None:
+    user_ids = [user_id.encode() for user_id in trained.dataset.users["user_id"].tolist()[:50]]
+    for path in bundle_folder.iterdir():
+        content = path.read_bytes()
+        assert not [user_id for user_id in user_ids if b'"' + user_id + b'"' in content], path.name
+
+
+def test_no_staging_folder_is_left_behind(registry: Registry, trained: Trained) -> None:
+    assert not list((registry.root / "staging").iterdir())
