@@ -15,7 +15,7 @@ class RankingSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TANDEM_RANKING_")
 
-    port: int = 50052
+    port: int = Field(default=50052, ge=0, le=65535)
     # Ranking threads mostly wait for retrieval: more of them than cores keep the service answering meanwhile.
     threads: int = Field(default=4, ge=1, le=256)
     retrieval_target: str = "ipv4:127.0.0.1:50051"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from tandem_core.grpc_process import ServiceSettings
@@ -12,4 +13,4 @@ class RetrievalSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TANDEM_RETRIEVAL_")
 
-    port: int = 50051
+    port: int = Field(default=50051, ge=0, le=65535)

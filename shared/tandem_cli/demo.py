@@ -12,7 +12,6 @@ import grpc
 import numpy as np
 import pandas as pd
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from rich.columns import Columns
 from rich.table import Table
 
 from tandem_cli.client import Asking, NotAnswered, ask_over
@@ -106,7 +105,9 @@ def _ask_everybody(target: str, trained: Trained, folder: Path) -> None:
             except NotAnswered as error:
                 fail(f"{error}; the services' log is {folder / 'services.log'}")
             table = recommendation_table(response, person.heading, titles, person.chosen_next)
-            out.print(Columns([table, history_table(person.history)]), "")
+            beside = Table.grid(padding=(0, 2))
+            beside.add_row(table, history_table(person.history))
+            out.print(beside, "")
         out.print("[bold yellow]*[/] is what the user really turned to next; no model and no service was told.\n")
         out.print(_timings(channel, target, people[0].asking))
 

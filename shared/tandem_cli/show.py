@@ -14,6 +14,8 @@ from tandem.ranking.v1 import ranking_pb2
 if TYPE_CHECKING:
     from tandem_trainer.evaluate import Evaluation
 
+REASONS_SHOWN = 2  # the strongest; answers hold up to four
+
 _REASONS = {
     ranking_pb2.REASON_KIND_MATCHES_TASTE: "matches taste",
     ranking_pb2.REASON_KIND_SIMILAR_USERS: "similar users chose it",
@@ -47,14 +49,14 @@ def recommendation_table(
 ) -> Table:
     """Return the list as a table; items of `chosen_next` (what the user really turned to next) get a star."""
     regime = context_pb2.UserRegime.Name(response.regime).removeprefix("USER_REGIME_").lower().replace("_", " ")
-    table = Table(title=f"{escape(heading)} [dim]({regime}; bundle {response.bundle_id})[/]", title_justify="left")
-    table.add_column("rank", justify="right")
-    table.add_column("title", max_width=44, no_wrap=True)
-    table.add_column("score", justify="right")
-    table.add_column("reasons", max_width=52, no_wrap=True)
+    table = Table(title=f"{escape(heading)} [dim]({regime})[/]", title_justify="left", caption_justify="left")
+    table.add_column("rank", justify="right", min_width=4)
+    table.add_column("title", min_width=20, max_width=40, no_wrap=True)
+    table.add_column("score", justify="right", min_width=6)
+    table.add_column("reasons", min_width=20, max_width=48, no_wrap=True)
     for item in response.items:
         star = " [bold yellow]*[/]" if item.item_id in chosen_next else ""
-        reasons = ", ".join(reason_text(reason, titles or {}) for reason in item.reasons)
+        reasons = ", ".join(reason_text(reason, titles or {}) for reason in item.reasons[:REASONS_SHOWN])
         table.add_row(str(item.position), escape(title_of(item)) + star, f"{item.score:.4f}", escape(reasons))
     if response.empty_reason:
         table.caption = response.empty_reason
@@ -69,9 +71,10 @@ def recommendation_table(
 
 def history_table(titles: Sequence[str], heading: str = "recent history") -> Table:
     """Return what the user did last, newest first."""
-    table = Table(heading, title_justify="left")
+    table = Table(title=" ", title_justify="left")  # a line for the title, so that rows stand beside rows
+    table.add_column(heading, max_width=28, no_wrap=True)
     for title in titles or ["(none)"]:
-        table.add_row(escape(title[:36]))
+        table.add_row(escape(title))
     return table
 
 

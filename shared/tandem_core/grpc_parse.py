@@ -182,6 +182,7 @@ def parse_limits(
     if seen is not None:
         checks.that(not seen.HasField("served_within"), "seen_policy.served_within", "is not supported yet")
         checks.that(seen.interacted in filter_pb2.SeenMode.values(), "seen_policy.interacted", "is an unknown value")
+        checks.that(seen.served_mode in filter_pb2.SeenMode.values(), "seen_policy.served_mode", "is an unknown value")
         interacted = Seen(int(seen.interacted)) if int(seen.interacted) in set(Seen) else None
     return {
         "condition": condition,

@@ -17,6 +17,8 @@ class OnnxScorer:
     def __init__(self, path: Path, feature_names: Sequence[str]) -> None:
         self._session = open_session(path)
         self.feature_names = tuple(feature_names)
+        # The first call allocates what later ones use: it must not be a caller's.
+        self.score(np.zeros((500, len(self.feature_names)), np.float32))
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return float32 [n], log-odds; features: float32 [n, F]."""

@@ -39,6 +39,8 @@ class SplitSettings(Settings):
     protocol: str = "leave_last_out"
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     test_fraction: float = Field(default=0.1, gt=0, lt=1)
+    test_users: int | None = Field(default=None, ge=1)  # of user_disjoint; None: test_fraction of all users
+    shuffle_history: bool = False  # user_disjoint: the known half of a held-out user at random instead of the earlier
 
 
 class FeatureSettings(Settings):
@@ -48,6 +50,8 @@ class FeatureSettings(Settings):
     history_half_life: float = Field(default=10.0, gt=0)  # in events, for fold-ins
     content_dims: int = Field(default=64, ge=1)
     most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns
+    cold_user_events: int = Field(default=5, ge=0)  # users with fewer events are cold
+    cold_item_events: int = Field(default=5, ge=0)  # items with fewer training events are cold
 
 
 class IndexSettings(Settings):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -47,3 +48,19 @@ def _tokens(title: str, text: str, codes: Sequence[str], creator: str | None) ->
     tokens = WORD.findall(f"{title} {text}".lower())
     tokens += [f"category:{code}" for code in codes]
     return [*tokens, f"creator:{creator}"] if creator else tokens
+
+
+def with_vector_columns(content: NDArray[np.float32], items: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float32]:
+    """Append vectors that the tables bring (of pictures, sounds, another text encoder); rows keep unit length.
+
+    content: float32 [N, T]. names: columns of float32 arrays or None; of one column all have the same length. Each part
+    has unit length before they are put together, so that none outweighs the others by its scale.
+    """
+    parts = [content]
+    for name in names:
+        given = items[name].to_numpy(dtype=object)
+        width = next((len(vector) for vector in given if vector is not None), 0)
+        parts.append(
+            normalize(np.array([np.zeros(width) if v is None else v for v in given]).reshape(len(given), width))
+        )
+    return np.asarray(normalize(np.hstack(parts)), np.float32) if names else content

@@ -166,7 +166,8 @@ def make_arms(bundle: Bundle) -> dict[str, tuple[Arm, int]]:
     )
 
     def only(source: str) -> Arm:
-        plan = (SourcePlan(source, LONGEST, 1.0),)
+        # A bundle without categories has no such source: its lists are popular items then.
+        plan = (SourcePlan(source if source in with_plain.sources else "popularity", LONGEST, 1.0),)
         return lambda query: retrieval.retrieve(replace(query, plans=plan), Budget()).candidates
 
     def ranked(pipeline: RankingPipeline) -> Arm:
@@ -174,6 +175,7 @@ def make_arms(bundle: Bundle) -> dict[str, tuple[Arm, int]]:
 
     return {
         "popularity": (only("popularity"), LONGEST),
+        "category": (only("popularity_category"), LONGEST),
         "als_plain": (only("als_plain"), LONGEST),
         "als": (only("als"), LONGEST),
         "two_tower": (only("two_tower"), LONGEST),

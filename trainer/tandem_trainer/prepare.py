@@ -50,6 +50,8 @@ def build_schema(dataset: Dataset, catalog: Catalog, config: TrainConfig) -> Fea
         history_length=config.features.history_length,
         history_half_life=config.features.history_half_life,
         vector_dim=config.towers.towers.vector_dim,
+        cold_user_events=config.features.cold_user_events,
+        cold_item_events=config.features.cold_item_events,
     )
 
 

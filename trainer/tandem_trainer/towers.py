@@ -143,7 +143,7 @@ class UserTower(nn.Module):
         both = (self.types.weight.unsqueeze(1) + self.ages.weight.unsqueeze(0)).flatten(0, 1)  # one look-up, not two
         places = torch.arange(types.shape[1]).clamp(max=self.history_length - 1)
         marks = F.embedding(types * AGE_BUCKETS + ages, both) + self.positions(places)  # [B, H, key]
-        # Items learn through the means alone: what flows through here costs a fifth of a step and adds nothing (measured).
+        # Items learn through the means alone: what flows through here costs a fifth of a step and adds nothing.
         vectors = vectors.detach()
         query = self.query(vectors[:, 0]).unsqueeze(1)
         scores = self.score(torch.relu(self.key(vectors) + marks + query)).transpose(1, 2)

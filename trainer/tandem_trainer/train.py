@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +37,7 @@ from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_core.sources.als import Als
 from tandem_trainer.als import AlsModel, fit_als
 from tandem_trainer.config import TrainConfig
-from tandem_trainer.content import fit_content
+from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.data import Dataset, LoadOptions, SyntheticConfig, filter_min_interactions, load_dataset
 from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
@@ -84,6 +86,8 @@ def split_data(config: TrainConfig, dataset: Dataset) -> Split:
         seed=config.seed,
         validation_fraction=settings.validation_fraction,
         test_fraction=settings.test_fraction,
+        n_users=settings.test_users,
+        shuffle_history=settings.shuffle_history,
     )
     if len(split.validation):
         return split
@@ -107,7 +111,20 @@ def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: P
     with progress.step("split"):
         split = split_data(config, dataset)
     staging = registry.new_staging("train")
-    run = _Run(config, dataset, split, staging, progress)
+    try:
+        manifest = _fit(TrainingRun(config, dataset, split, staging, progress), progress)
+        with progress.step("publish"):
+            registry.publish(staging, manifest.bundle_id)
+            registry.activate(manifest.bundle_id)
+            registry.retain(config.keep_bundles)
+    except BaseException:  # whatever it was, Ctrl-C too: nothing half-written stays behind; the error goes on
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds)
+
+
+def _fit(run: TrainingRun, progress: Progress) -> Manifest:
+    """Run the steps in order; each builds on the files of those before."""
     with progress.step("popularity and content"):
         run.fit_tables()
     with progress.step("ALS"):
@@ -120,15 +137,11 @@ def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: P
         run.build_indexes()
     with progress.step("ranker"):
         run.fit_ranker()
-    with progress.step("publish"):
-        manifest = run.finish()
-        registry.publish(staging, manifest.bundle_id)
-        registry.activate(manifest.bundle_id)
-        registry.retain(config.keep_bundles)
-    return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds)
+    with progress.step("manifest"):
+        return run.finish()
 
 
-class _Run:
+class TrainingRun:
     """The state of one run: each step adds files to the staging folder and entries to the manifest."""
 
     catalog: Catalog
@@ -144,6 +157,7 @@ class _Run:
         self._staging = staging
         self._progress = progress
         self._metrics: dict[str, float] = {}
+        self._ranker_history: list[dict[str, float]] = []
         self._entries: dict[str, Any] = {}
 
     def fit_tables(self) -> None:
@@ -155,7 +169,7 @@ class _Run:
         profiles = train[["user_id"]].merge(self._dataset.users, on="user_id", how="left")
         popularity = fit_popularity(item_rows(self.catalog, train), weights, profiles, self.schema, self.catalog)
         items = self._dataset.items
-        self.content = fit_content(
+        words = fit_content(
             items["title"].tolist(),
             items["text"].tolist(),
             items["categories"].tolist(),
@@ -164,6 +178,7 @@ class _Run:
             self.catalog.event_counts > 0,
             self._config.seed,
         )
+        self.content = with_vector_columns(words, items, self._dataset.schema.item_vector)
         self.catalog.save(self._staging / "catalog.npz")
         popularity.save(self._staging / "popularity.npz")
         np.save(self._staging / "content_vectors.npy", self.content)
@@ -272,6 +287,7 @@ class _Run:
             examples, self._entries["ranker_features"], self._config.ranker, self._config.seed, self._progress
         )
         self._metrics |= metrics
+        self._ranker_history = fitted.history
         self._entries["ranker_helps"] = metrics["ranker_heldout_ndcg@10"] > metrics["retrieval_heldout_ndcg@10"]
         path = self._staging / "ranker.onnx"
         shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
@@ -280,6 +296,7 @@ class _Run:
 
     def finish(self) -> Manifest:
         """Write the manifest, which makes the folder a bundle."""
+        self._write_history()
         files = {
             path.name: FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
             for path in sorted(self._staging.iterdir())
@@ -289,6 +306,11 @@ class _Run:
         manifest = self._manifest(f"{stamp}-{content[:8]}", files)
         (self._staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1))
         return manifest
+
+    def _write_history(self) -> None:
+        """Losses and validation figures by epoch, for curves; nothing reads them to serve."""
+        history = {"towers": self.towers.history, "ranker": self._ranker_history}
+        (self._staging / "history.json").write_text(json.dumps(history, indent=1))
 
     def _ranker_sources(self) -> list[str]:
         plans = self._config.plans.model_dump().values()

@@ -9,6 +9,8 @@ import numpy as np
 from tandem_core.candidates import CandidateBatch
 from tandem_core.rules.base import Outcome
 
+LOWEST = float(np.finfo(np.float32).min)  # of scores that are not finite: -inf marks the places already taken
+
 
 @dataclass(frozen=True, slots=True)
 class Mmr:
@@ -26,7 +28,8 @@ class Mmr:
         if self.lambda_relevance >= 1 or pool < 2:
             return Outcome(batch)
         vectors = batch.columns["vectors"][:pool]
-        relevance = self.lambda_relevance * batch.scores[:pool].astype(np.float64)
+        scores = batch.scores[:pool].astype(np.float64)
+        relevance = self.lambda_relevance * np.where(np.isfinite(scores), scores, LOWEST)
         highest = np.full(pool, -1.0)  # cosine to the most similar item chosen so far
         open_ = np.ones(pool, np.bool_)
         chosen = np.empty(min(slots, pool), np.intp)

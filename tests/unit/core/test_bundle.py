@@ -157,7 +157,9 @@ def test_a_manifest_that_does_not_fit_is_refused_and_says_why(
         load_bundle(copy)
 
 
-@pytest.mark.parametrize("name", ["catalog.npz", "popularity.npz", "item_vectors.npy", "user_tower.onnx", "ranker.onnx"])
+@pytest.mark.parametrize(
+    "name", ["catalog.npz", "popularity.npz", "item_vectors.npy", "user_tower.onnx", "ranker.onnx"]
+)
 def test_a_file_that_was_garbage_when_it_was_hashed_is_refused(copy: Path, name: str) -> None:
     (copy / name).write_bytes(b"garbage" * 50)
     rehash(copy, name)

@@ -117,7 +117,9 @@ def test_a_type_with_a_half_life_fades_and_the_others_do_not(
     schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
 ) -> None:
     times = now_ms - DAY * np.array([3, 2, 1, 0, -1], np.int64)
-    events = UserEvents([f"i{i}" for i in range(5)], times, ["fad", "buy", "fad", "fad", "fad"], np.zeros(5, np.float32))
+    events = UserEvents(
+        [f"i{i}" for i in range(5)], times, ["fad", "buy", "fad", "fad", "fad"], np.zeros(5, np.float32)
+    )
     weights = resolve_user(schema, catalog, make_query(events=events)).history.weights
     assert weights.tolist() == [1, 1, 0.5, 4, 0.125]  # newest first; an event of tomorrow counts as one of now
 
@@ -125,7 +127,9 @@ def test_a_type_with_a_half_life_fades_and_the_others_do_not(
 def test_what_has_faded_to_nothing_is_no_history(
     schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
 ) -> None:
-    events = UserEvents(["i1", "i2"], now_ms - DAY * np.array([2000, 200], np.int64), ["fad"] * 2, np.zeros(2, np.float32))
+    events = UserEvents(
+        ["i1", "i2"], now_ms - DAY * np.array([2000, 200], np.int64), ["fad"] * 2, np.zeros(2, np.float32)
+    )
     user = resolve_user(schema, catalog, make_query(events=events))
     assert len(user.history) == 0
     assert user.interacted.tolist() == [2, 1]

@@ -20,7 +20,8 @@ def clustered(n: int, dim: int, seed: int) -> Vectors:
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(40, dim))
     vectors = centres[rng.integers(0, 40, n)] + 0.4 * rng.normal(size=(n, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 @pytest.fixture(scope="module")

@@ -94,9 +94,7 @@ def kinds(slate: Slate) -> list[DegradationKind]:
     return [each.kind for each in slate.degradations]
 
 
-def test_candidates_are_put_in_the_rankers_order(
-    build: Callable[..., RankingPipeline], make_query: MakeQuery
-) -> None:
+def test_candidates_are_put_in_the_rankers_order(build: Callable[..., RankingPipeline], make_query: MakeQuery) -> None:
     slate = build().recommend(make_query(max_results=3), Budget(), gives(1, 9, 4, 2))
     assert shown(slate) == [9, 4, 2]
     assert slate.items.scores[0] == 1
@@ -237,9 +235,7 @@ def test_the_less_time_there_is_the_more_is_left_out_and_declared(
         assert shown(slate) == [4, 1, 9, 2]  # retrieval's order
 
 
-def test_what_retrieval_missed_is_passed_on_first(
-    build: Callable[..., RankingPipeline], make_query: MakeQuery
-) -> None:
+def test_what_retrieval_missed_is_passed_on_first(build: Callable[..., RankingPipeline], make_query: MakeQuery) -> None:
     late = Degradation(DegradationKind.SOURCE_LATE, "als")
     pipeline = build(RowScorer(ValueError()))
     slate = pipeline.recommend(make_query(), Budget(), lambda query, budget: found(1, 2, degradations=(late,)))
@@ -288,9 +284,7 @@ def test_under_all_rules_nothing_vanishes_and_scores_never_rise_down_the_list(
         assert said.get(f"cap:{cap.column}") == message
 
 
-def test_a_cap_holds_however_good_the_scores_are(
-    build: Callable[..., RankingPipeline], make_query: MakeQuery
-) -> None:
+def test_a_cap_holds_however_good_the_scores_are(build: Callable[..., RankingPipeline], make_query: MakeQuery) -> None:
     pipeline = build(use_ranker=False, caps=({"column": "creator", "limit": 1},))
     slate = pipeline.recommend(make_query(max_results=4), Budget(), gives(0, 1, 2, 3, 9, 6))
     assert shown(slate) == [0, 3, 9, 6]
@@ -306,7 +300,7 @@ def test_a_cap_holds_however_good_the_scores_are(
 def test_a_later_cap_that_brings_back_what_an_earlier_one_moved_is_declared(
     build: Callable[..., RankingPipeline], make_query: MakeQuery
 ) -> None:
-    # One of each creator, one of each category: 0 (c0, Drama), 1 (c0, Comedy), 3 (c1, Comedy), 2 (c0, Drama).
+    # 0 and 2 are Drama of c0, 6 is Drama of c2, 1 is Comedy of c0. The first cap moves 2 and 1, the second 6 and 2.
     caps = ({"column": "creator", "limit": 1}, {"column": "categories", "limit": 1})
     slate = build(use_ranker=False, caps=caps).recommend(make_query(max_results=3), Budget(), gives(0, 2, 6, 1))
     creators = [row // 3 for row in shown(slate)]
@@ -337,12 +331,14 @@ def test_an_unknown_placement_is_named_with_those_there_are(
     build: Callable[..., RankingPipeline], make_query: MakeQuery
 ) -> None:
     pipeline = build()
-    for call in (
-        lambda query: pipeline.recommend(query, Budget(), gives(1)),
-        lambda query: pipeline.rank(query, found(1).candidates, Budget()),
-    ):
+    lost = make_query(placement="nowhere")
+    calls: list[Callable[[], Slate]] = [
+        lambda: pipeline.recommend(lost, Budget(), gives(1)),
+        lambda: pipeline.rank(lost, found(1).candidates, Budget()),
+    ]
+    for call in calls:
         with pytest.raises(InvalidRequest) as caught:
-            call(make_query(placement="nowhere"))
+            call()
         assert caught.value.violations[0].field == "context.placement"
         assert "there are default" in caught.value.violations[0].description
 

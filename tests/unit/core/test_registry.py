@@ -144,7 +144,9 @@ def test_a_damaged_pointer_says_how_to_mend_it_and_activating_does(three: Regist
     assert three.activate("b2") == Current("b2") == three.current()
 
 
-@pytest.mark.parametrize("bundle_id", ["", ".", "..", "../b1", "b1/../b2", "/etc", "a\\b", "b1\n", "a" * 129, ".b1", "b 1"])
+@pytest.mark.parametrize(
+    "bundle_id", ["", ".", "..", "../b1", "b1/../b2", "/etc", "a\\b", "b1\n", "a" * 129, ".b1", "b 1"]
+)
 def test_names_that_could_leave_the_folder_are_no_bundle_ids(three: Registry, bundle_id: str) -> None:
     for call in (three.path_of, three.activate, three.manifest, three.fingerprint):
         with pytest.raises(NotFound, match="is no bundle id"):

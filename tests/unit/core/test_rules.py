@@ -209,14 +209,19 @@ def naive_mmr(batch: CandidateBatch, lambda_: float, pool: int, slots: int) -> l
     st.integers(1, 16),
     st.integers(1, 16),
 )
-def test_mmr_agrees_with_its_definition(
-    scores: list[float], seed: int, lambda_: float, pool: int, slots: int
-) -> None:
+def test_mmr_agrees_with_its_definition(scores: list[float], seed: int, lambda_: float, pool: int, slots: int) -> None:
     given_ = batch_of(scores, seed).best_first()
     got = Mmr(lambda_, pool)(given_, slots).batch
     # Too small a pool leaves nothing to choose from.
     expected = naive_mmr(given_, lambda_, pool, slots) if min(pool, len(scores)) > 1 else list(range(len(scores)))
     assert got.rows.tolist() == given_.rows[expected].tolist()
+
+
+def test_mmr_puts_scores_that_are_not_finite_last() -> None:
+    given_ = batch_of([1.0, 0.5, -np.inf, np.nan, np.inf])
+    got = Mmr(0.5, 10)(given_, 5).batch
+    assert sorted(got.rows.tolist()) == sorted(given_.rows.tolist())
+    assert np.isfinite(got.scores).tolist() == [True, True, False, False, False]
 
 
 def test_mmr_worked_out_by_hand() -> None:
@@ -251,7 +256,9 @@ def test_what_lies_beyond_the_pool_is_not_looked_at() -> None:
 @given(st.lists(st.integers(-1, 3), max_size=20), st.integers(1, 4), st.integers(1, 25))
 def test_a_cap_holds_among_the_slots_or_says_by_how_much_it_does_not(codes: list[int], limit: int, slots: int) -> None:
     n = len(codes)
-    given_ = CandidateBatch(np.arange(n, dtype=np.int32), np.linspace(1, 0, n, dtype=np.float32), {"code:x": np.array(codes, np.intp)})
+    given_ = CandidateBatch(
+        np.arange(n, dtype=np.int32), np.linspace(1, 0, n, dtype=np.float32), {"code:x": np.array(codes, np.intp)}
+    )
     outcome = CapPerGroup("x", limit)(given_, slots)
     shown = outcome.batch.columns["code:x"][:slots].tolist()
     counts = Counter(code for code in shown if code >= 0)

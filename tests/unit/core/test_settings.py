@@ -40,19 +40,17 @@ def test_an_unknown_key_of_a_file_is_named() -> None:
 def test_values_of_a_wrong_type_or_range_are_all_named() -> None:
     with pytest.raises(ConfigError, match=r"port: .*valid integer.*; share: .*valid number"):
         load_settings(ShopSettings, {"port": "many", "share": "half"}, "shop.toml")
-    with pytest.raises(ConfigError, match="port: .*less than or equal to 9"):
+    with pytest.raises(ConfigError, match=r"port: .*less than or equal to 9"):
         load_settings(ShopSettings, {"port": 10}, "shop.toml")
 
 
 def test_a_bad_value_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_TEST_SHOP_PORT", "many")
-    with pytest.raises(ConfigError, match="environment: .*port: .*valid integer"):
+    with pytest.raises(ConfigError, match=r"environment: .*port: .*valid integer"):
         load_settings(ShopSettings, {}, "environment")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("port = 99", "port:"), ("port", "is not TOML"), (None, "does not exist")]
-)
+@pytest.mark.parametrize(("text", "said"), [("port = 99", "port:"), ("port", "is not TOML"), (None, "does not exist")])
 def test_a_service_with_wrong_settings_ends_with_one_clear_line(
     text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +75,7 @@ def test_settings_of_one_table_can_be_taken_from_a_shared_file(tmp_path: Path) -
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "binary.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="binary.toml is not TOML"):
+    with pytest.raises(ConfigError, match=r"binary\.toml is not TOML"):
         read_toml(path)
 
 

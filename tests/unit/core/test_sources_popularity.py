@@ -56,7 +56,9 @@ def test_looking_at_a_table_piece_by_piece_finds_what_looking_at_all_of_it_would
     ids = [f"i{i}" for i in range(200)]
     catalog = Catalog(ids, ids, {}, {}, np.ones(200, np.int32))
     condition = InSet("item_id", frozenset(f"i{i}" for i in range(150, 200))) if with_condition else None
-    table = RankedTable(np.random.default_rng(0).permutation(200).astype(np.int32), np.linspace(1, 0, 200, dtype=np.float32))
+    table = RankedTable(
+        np.random.default_rng(0).permutation(200).astype(np.int32), np.linspace(1, 0, 200, dtype=np.float32)
+    )
     found = first_eligible(table, Eligibility(catalog, np.array(sorted(excluded), np.int32), condition), limit)
     naive = [r for r in table.rows.tolist() if r not in excluded and (r >= 150 or not with_condition)][:limit]
     assert found.rows.tolist() == naive
@@ -125,7 +127,9 @@ def test_ties_between_categories_go_to_the_newer_event_then_to_the_vocabulary() 
 
     def favourites(*rows: int) -> list[str]:
         h = len(rows)
-        history = History(np.array(rows, np.int32), np.zeros(h, np.int32), np.zeros(h, np.int64), np.ones(h, np.float32))
+        history = History(
+            np.array(rows, np.int32), np.zeros(h, np.int32), np.zeros(h, np.int64), np.ones(h, np.float32)
+        )
         return favourite_categories(history, column, 3)
 
     assert favourites(1, 0) == ["y", "z"]

@@ -27,7 +27,9 @@ class NewestItem:
         self.vectors = vectors
 
     def encode(self, users: list[User]) -> np.ndarray:
-        return np.stack([self.vectors[user.history.rows[0]] if len(user.history) else self.vectors[0] for user in users])
+        return np.stack(
+            [self.vectors[user.history.rows[0]] if len(user.history) else self.vectors[0] for user in users]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,8 @@ def many() -> Catalog:
 @pytest.fixture(scope="module")
 def many_vectors() -> np.ndarray:
     vectors = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 @pytest.fixture(scope="module", params=["exact", "hnsw"])

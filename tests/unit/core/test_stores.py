@@ -14,7 +14,9 @@ from tandem_core.stores.open import open_store
 from tandem_core.stores.sqlite import SqliteStore
 
 
-def event(item_id: str, time: int = 0, *, user: str = "ann", insert_id: str = "", value: float | None = None) -> StoredEvent:
+def event(
+    item_id: str, time: int = 0, *, user: str = "ann", insert_id: str = "", value: float | None = None
+) -> StoredEvent:
     return StoredEvent(insert_id, user, item_id, time, "view", value)
 
 
@@ -139,7 +141,11 @@ class TestSqliteStore(StoreContract):
     def test_a_damaged_file_is_a_store_that_is_not_there(self, tmp_path: Path) -> None:
         (tmp_path / "s.db").write_bytes(b"this is no database " * 100)
         store = SqliteStore(tmp_path / "s.db")
-        for call in (lambda: store.read("ann"), lambda: store.add_events([event("a")]), lambda: store.put_users([("a", {})])):
+        for call in (
+            lambda: store.read("ann"),
+            lambda: store.add_events([event("a")]),
+            lambda: store.put_users([("a", {})]),
+        ):
             with pytest.raises(StoreUnavailable, match=r"s\.db: file is not a database"):
                 call()
 

@@ -1,7 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from tandem_trainer.content import fit_content
+from tandem_trainer.content import fit_content, with_vector_columns
 
 TITLES = ["space war", "space ships at war", "quiet love story", "love in spring", "", "war of zorblax"]
 TEXTS = ["", "robots fight", "two people meet", "a garden", "", "zorblax returns"]
@@ -68,3 +69,12 @@ def test_the_same_seed_gives_the_same_vectors() -> None:
 def test_a_category_is_another_word_than_the_same_text_in_a_title() -> None:
     vectors = fit_content(["drama", ""], ["", ""], [[], ["drama"]], [None] * 2, 8, np.ones(2, bool), 0)
     assert abs(vectors[0] @ vectors[1]) < 1 or vectors.shape[1] == 1
+
+
+def test_vectors_that_the_tables_bring_join_the_content_and_rows_keep_unit_length() -> None:
+    content = np.eye(3, 2, dtype=np.float32)  # the last item has no words
+    pictures = [np.array([0, 7], np.float32), None, np.array([3, 0], np.float32)]
+    joined = with_vector_columns(content, pd.DataFrame({"picture": pictures}), ["picture"])
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(joined, [[half, 0, 0, half], [0, 1, 0, 0], [0, 0, 1, 0]], atol=1e-6)
+    assert with_vector_columns(content, pd.DataFrame(), []) is content

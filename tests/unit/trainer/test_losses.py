@@ -26,11 +26,13 @@ def test_adding_a_constant_to_log_q_changes_nothing() -> None:
 def test_two_examples_give_the_loss_computed_by_hand_and_log_q_is_subtracted() -> None:
     query = item = torch.eye(2)
     log_q = torch.log(torch.tensor([0.8, 0.2]))
-    # Logits at temperature 1: own 1 - log q, other 0 - log q. Item 0 is sampled often and so counts for little.
+    # Logits at temperature 1: own 1 - log q, other 0 - log q. Item 0 is sampled often and so counts for little. Row by
+    # row, since the wrong sign would only swap the rows and keep their mean.
     first = -math.log((math.e / 0.8) / (math.e / 0.8 + 1 / 0.2))
     second = -math.log((math.e / 0.2) / (math.e / 0.2 + 1 / 0.8))
-    loss = in_batch_softmax_loss(query, item, log_q, torch.tensor([0, 1]), 1.0)
-    assert loss.item() == pytest.approx((first + second) / 2, abs=1e-6)
+    for row, expected in ((0, first), (1, second)):
+        loss = in_batch_softmax_loss(query, item, log_q, torch.tensor([0, 1]), 1.0, weight=torch.eye(2)[row])
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_weights_are_the_share_of_an_example_in_the_mean() -> None:

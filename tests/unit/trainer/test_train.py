@@ -15,7 +15,7 @@ from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.progress import Progress
 from tandem_trainer.split import assert_no_leak
-from tandem_trainer.train import Trained, _Run, split_data, train
+from tandem_trainer.train import Trained, TrainingRun, split_data, train
 
 
 def with_other_items(dataset: Dataset, part: pd.DataFrame) -> Dataset:
@@ -48,7 +48,7 @@ def test_tables_als_and_content_are_fitted_on_the_training_cut_alone(trained: Tr
     for name, dataset in (("as-is", trained.dataset), ("other", with_other_items(trained.dataset, left_out))):
         folder = tmp_path / name
         folder.mkdir()
-        run = _Run(config, dataset, split_data(config, dataset), folder, Progress())
+        run = TrainingRun(config, dataset, split_data(config, dataset), folder, Progress())
         run.fit_tables()
         run.fit_als()
         made.append(hashes(folder))

@@ -1,0 +1,145 @@
+"""A training run that dies leaves nothing that could be served; the same seed gives the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tandem_cli.main import app
+from tandem_core.registry import Registry
+from tandem_trainer.config import load_config
+from tandem_trainer.progress import Progress
+from tandem_trainer.train import load_data, train
+
+CONFIG = {
+    "threads": 1,
+    "data": {"adapter": "synthetic", "synthetic_users": 60, "synthetic_items": 40},
+    "towers": {"epochs": 1, "examples_per_epoch": 256},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path, write_toml: Callable[..., Path]) -> Path:
+    """The smallest run that fits everything: some six seconds, most of them the export to ONNX."""
+    return write_toml(tmp_path / "train.toml", CONFIG)
+
+
+def leftovers(registry: Registry) -> list[Path]:
+    staging = registry.root / "staging"
+    return sorted(staging.iterdir()) if staging.is_dir() else []
+
+
+def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
+    launch: Any,
+    own_registry: Registry,
+    config: Path,
+    publish_copy: Callable[..., Any],
+    whole_bundles: Callable[..., list[str]],
+    wait_until: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    publish_copy(own_registry, "before")
+    pointer = (own_registry.root / "CURRENT").read_bytes()
+
+    def start() -> Any:
+        return launch.tandem("train", "--config", str(config), "--registry", str(own_registry.root), name="train")
+
+    # Two side by side: on two cores that is as quick as one, and runs must not disturb each other anyway.
+    runs = {"": start(), "item_vectors.npy": start()}
+    for file, run in runs.items():
+        staging = own_registry.root / "staging" / f"train-{run.process.pid}"
+        wait_until(lambda path=staging / file: path.exists(), timeout_s=60, what=f"staging {file}")
+        run.kill()
+        assert run.process.returncode == -9
+        assert staging.is_dir()
+        assert (own_registry.root / "CURRENT").read_bytes() == pointer
+        assert whole_bundles(own_registry) == ["before"]
+    assert leftovers(own_registry)
+
+    # Killed as it publishes: whichever of the two it is, the old state or the new one is there in full.
+    run = start()
+    manifest = own_registry.root / "staging" / f"train-{run.process.pid}" / "manifest.json"
+    wait_until(lambda: manifest.exists() or run.process.poll() is not None, timeout_s=60, what="the manifest")
+    run.kill()
+    found = whole_bundles(own_registry)
+    current = own_registry.current()
+    assert current is not None
+    assert current.bundle_id in found
+    assert set(found) >= {"before"}
+    assert len(found) <= 2
+
+    # The same run here and in a process of its own, side by side again.
+    last = start()
+    settings = load_config(config)
+    here = train(settings, load_data(settings, None), Registry(tmp_path / "here"), Progress())
+    assert last.process.wait(120) == 0, last.text
+    assert leftovers(own_registry) == []
+    current = own_registry.current()
+    assert current is not None
+    assert current.bundle_id != "before"
+    assert set(whole_bundles(own_registry)) >= {"before", current.bundle_id}
+
+    there = own_registry.manifest(current.bundle_id)
+    assert there.files == here.manifest.files, "the same seed gives the same bytes, in every process"
+    when = {"bundle_id", "created_ms"}
+    assert there.model_dump(exclude=when) == here.manifest.model_dump(exclude=when)
+    assert there.bundle_id.rpartition("-")[2] == here.bundle_id.rpartition("-")[2]
+
+
+EVENTS = "user_id,item_id,timestamp\n" + "".join(f"u{n % 9},i{n % 7},{1_700_000_000 + n * 60}\n" for n in range(90))
+BAD_TABLES: dict[str, tuple[dict[str, str], str]] = {
+    "no folder": ({}, "no such file or folder"),
+    "no events": ({"items.csv": "item_id,title\ni1,One\n"}, "no events table"),
+    "empty file": ({"events.csv": ""}, "events.csv: the file is empty"),
+    "header alone": ({"events.csv": "user_id,item_id,timestamp\n"}, "events.csv: the table is empty"),
+    "missing column": ({"events.csv": "user_id,timestamp\nu1,1700000000\n"}, "item_id"),
+    "missing column of items": ({"events.csv": EVENTS, "items.csv": "name\nOne\n"}, "item_id"),
+    "no time that can be read": ({"events.csv": "user_id,item_id,timestamp\nu1,i1,yesterday\n"}, "events"),
+    "not a Parquet file": ({"events.parquet": "no parquet"}, "events.parquet: not a readable Parquet file"),
+    "not text": ({"events.csv": "user_id,item_id,timestamp\n\udcff\udcfe,i1,1\n"}, "events.csv: not utf-8 text"),
+    "too little": ({"events.csv": "user_id,item_id,timestamp\nu1,i1,1700000000\n"}, ""),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_data_that_cannot_be_trained_on_is_one_clear_error_and_leaves_nothing(tmp_path: Path, case: str) -> None:
+    files, named = BAD_TABLES[case]
+    folder, registry = tmp_path / "data", tmp_path / "registry"
+    if files:
+        folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+    result = CliRunner().invoke(app, ["train", "--data", str(folder), "--registry", str(registry)])
+    assert result.exit_code == 2, result.output
+    errors = [line for line in result.stderr.splitlines() if line.strip()]
+    assert [line.startswith("error:") for line in errors] == [True]
+    assert named in errors[0]
+    assert not (registry / "bundles").exists()
+    assert not (registry / "CURRENT").exists()
+    assert leftovers(Registry(registry)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("epoch = 3", "epoch"),
+        ("[towers]\nepochs = 0", "towers.epochs"),
+        ("[data]\nadapter = 'sinthetic'", "sinthetic"),
+        ("[split]\nprotocol = 'by_the_moon'", "by_the_moon"),
+        ("seed = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_training_config_is_one_clear_error_and_leaves_nothing(tmp_path: Path, text: str, named: str) -> None:
+    config, registry = tmp_path / "train.toml", tmp_path / "registry"
+    config.write_text(text)
+    result = CliRunner().invoke(app, ["train", "--config", str(config), "--registry", str(registry)])
+    assert result.exit_code == 2, result.output
+    errors = [line for line in result.stderr.splitlines() if line.strip()]
+    assert [line.startswith("error:") for line in errors] == [True]
+    assert named in errors[0]
+    assert not (registry / "bundles").exists()
+    assert leftovers(Registry(registry)) == []
