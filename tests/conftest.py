@@ -18,8 +18,9 @@ from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.manifest import MANIFEST_NAME, FileEntry, read_manifest, sha256_of
 from tandem_core.registry import Registry
 from tandem_trainer.config import DataSettings, TrainConfig
+from tandem_trainer.inputs import load_data
 from tandem_trainer.progress import Progress
-from tandem_trainer.train import Trained, load_data, train
+from tandem_trainer.train import Trained, train
 from tandem_trainer.train_towers import TowerTrainingSettings
 
 SMALL = TrainConfig(

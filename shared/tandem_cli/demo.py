@@ -26,8 +26,9 @@ from tandem_core.stores.open import open_store
 from tandem_trainer.config import DataSettings, TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.evaluate import evaluate
+from tandem_trainer.inputs import load_data
 from tandem_trainer.seed_store import store_events, store_users
-from tandem_trainer.train import Trained, load_data, train
+from tandem_trainer.train import Trained, train
 
 SHOWN = 10
 TIMED_CALLS = 300

@@ -78,7 +78,7 @@ def evaluate(
     from tandem_trainer.config import TrainConfig
     from tandem_trainer.evaluate import check_fits, to_json
     from tandem_trainer.evaluate import evaluate as run
-    from tandem_trainer.train import load_data, split_data
+    from tandem_trainer.inputs import load_data, split_data
 
     protocol = protocol.replace("-", "_")
     with user_errors(ValueError, BundleRefused, NotFound):
@@ -140,7 +140,7 @@ def _config(path: Path | None) -> TrainConfig:
 
 
 def _load(config: Path | None, data: Path | None) -> tuple[TrainConfig, Dataset]:
-    from tandem_trainer.train import load_data
+    from tandem_trainer.inputs import load_data
 
     with user_errors(ValueError):
         settings = _config(config)

@@ -181,8 +181,10 @@ def _resolve_history(
     types = np.array([type_code.get(name, 0) for name in events.event_types], np.int32)[::-1]
     timestamps = events.timestamps[::-1]
     ages = np.maximum(now_ms - timestamps, 0)
-    weights = (schema.type_weights[types] * np.exp2(-ages / schema.type_half_lives_ms[types])).astype(np.float32)
-    chosen = (rows >= 0) & (weights > 0)
+    # However old, an event stays in the history, as it does in training.
+    fading = np.maximum(np.exp2(-ages / schema.type_half_lives_ms[types]), np.finfo(np.float32).tiny)
+    weights = (schema.type_weights[types] * fading).astype(np.float32)
+    chosen = (rows >= 0) & (schema.type_weights[types] > 0)
     history = History(rows[chosen], types[chosen], timestamps[chosen], weights[chosen])
     return history, rows[rows >= 0]
 

@@ -21,6 +21,6 @@ class OnnxScorer:
         self.score(np.zeros((500, len(self.feature_names)), np.float32))
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return float32 [n], log-odds; features: float32 [n, F]."""
+        """Return float32 [n], higher is better, comparable within one request; features: float32 [n, F]."""
         (scores,) = self._session.run(None, {"features": features})
         return np.asarray(scores, np.float32)

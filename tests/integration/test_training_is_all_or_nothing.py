@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from tandem_cli.main import app
 from tandem_core.registry import Registry
 from tandem_trainer.config import load_config
+from tandem_trainer.inputs import load_data
 from tandem_trainer.progress import Progress
-from tandem_trainer.train import load_data, train
+from tandem_trainer.train import train
 
 CONFIG = {
     "threads": 1,
@@ -90,18 +91,20 @@ def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
     assert there.bundle_id.rpartition("-")[2] == here.bundle_id.rpartition("-")[2]
 
 
-EVENTS = "user_id,item_id,timestamp\n" + "".join(f"u{n % 9},i{n % 7},{1_700_000_000 + n * 60}\n" for n in range(90))
+HEADER = "user_id,item_id,timestamp,event_type\n"
+EVENTS = HEADER + "".join(f"u{n % 9},i{n % 7},{1_700_000_000_000 + n * 60_000},click\n" for n in range(90))
 BAD_TABLES: dict[str, tuple[dict[str, str], str]] = {
     "no folder": ({}, "no such file or folder"),
     "no events": ({"items.csv": "item_id,title\ni1,One\n"}, "no events table"),
     "empty file": ({"events.csv": ""}, "events.csv: the file is empty"),
-    "header alone": ({"events.csv": "user_id,item_id,timestamp\n"}, "events.csv: the table is empty"),
-    "missing column": ({"events.csv": "user_id,timestamp\nu1,1700000000\n"}, "item_id"),
-    "missing column of items": ({"events.csv": EVENTS, "items.csv": "name\nOne\n"}, "item_id"),
-    "no time that can be read": ({"events.csv": "user_id,item_id,timestamp\nu1,i1,yesterday\n"}, "events"),
+    "header alone": ({"events.csv": HEADER}, "events.csv: the table is empty"),
+    "missing column": ({"events.csv": "user_id,timestamp,event_type\nu1,1,click\n"}, "events.csv: column 'item_id'"),
+    "missing column of items": ({"events.csv": EVENTS, "items.csv": "name\nOne\n"}, "items.csv: column 'item_id'"),
+    "no time that can be read": ({"events.csv": HEADER + "u1,i1,yesterday,click\n"}, "no usable event is left"),
     "not a Parquet file": ({"events.parquet": "no parquet"}, "events.parquet: not a readable Parquet file"),
-    "not text": ({"events.csv": "user_id,item_id,timestamp\n\udcff\udcfe,i1,1\n"}, "events.csv: not utf-8 text"),
-    "too little": ({"events.csv": "user_id,item_id,timestamp\nu1,i1,1700000000\n"}, ""),
+    "not text": ({"events.csv": HEADER + "\udcff\udcfe,i1,1,click\n"}, "events.csv: not utf-8 text"),
+    "one event": ({"events.csv": HEADER + "u1,i1,1700000000000,click\n"}, ""),
+    "nothing but dislikes": ({"events.csv": EVENTS.replace("click", "dislike")}, ""),
 }
 
 

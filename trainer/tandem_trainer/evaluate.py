@@ -30,10 +30,10 @@ from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_core.sources.als import Als
 from tandem_trainer.data import Dataset
+from tandem_trainer.inputs import fingerprint
 from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.progress import Progress
 from tandem_trainer.split import Split
-from tandem_trainer.train import fingerprint
 
 KS = (1, 5, 10, 20, 50, 100, 200, 500)
 LONGEST = 500

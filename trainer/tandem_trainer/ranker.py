@@ -53,7 +53,7 @@ class FittedRanker:
 
 
 class Ranker(nn.Module):
-    """features -> log-odds."""
+    """features -> scores: log-odds with a pointwise loss, only an order with a listwise one."""
 
     mean: Tensor
     std: Tensor
@@ -80,7 +80,7 @@ class Ranker(nn.Module):
                 self.out.weight[0, prior] = std[prior]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return float [n], log-odds; features: float [n, f], not standardised."""
+        """Return float [n]; features: float [n, f], not standardised."""
         # Clipped: a value far outside of training must not decide alone.
         x0 = ((features - self.mean) / self.std).clamp(-8, 8)
         x = x0

@@ -69,6 +69,12 @@ def test_every_condition_means_on_columns_what_it_means_item_by_item(
     assert mask.tolist() == [holds(condition, catalog, row) for row in rows]
 
 
+def test_both_ends_of_a_range_belong_to_it(catalog: Catalog) -> None:
+    rows = np.arange(12, dtype=np.int32)
+    assert rows[InRange("price", 20, 40).mask(catalog, rows)].tolist() == [2, 3, 4]
+    assert rows[InRange("price", high=0).mask(catalog, rows)].tolist() == [0]
+
+
 @pytest.mark.parametrize(
     "condition",
     [InSet("categories", frozenset({"Drama", "Comedy", "News"})), InRange("price"), Exists("creator")],

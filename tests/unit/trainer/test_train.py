@@ -13,9 +13,11 @@ from tandem_core.manifest import sha256_of
 from tandem_core.registry import Registry
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
+from tandem_trainer.inputs import split_data
 from tandem_trainer.progress import Progress
 from tandem_trainer.split import assert_no_leak
-from tandem_trainer.train import Trained, TrainingRun, split_data, train
+from tandem_trainer.train import Trained, train
+from tandem_trainer.training_run import TrainingRun
 
 
 def with_other_items(dataset: Dataset, part: pd.DataFrame) -> Dataset:

@@ -1,0 +1,71 @@
+"""What a run reads: tables, cut into parts, and how a bundle describes them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from tandem_core.manifest import DataInfo
+from tandem_trainer.config import TrainConfig
+from tandem_trainer.data import Dataset, LoadOptions, SyntheticConfig, filter_min_interactions, load_dataset
+from tandem_trainer.split import Split, make_split, random_within_user
+
+
+def load_data(config: TrainConfig, data: Path | None, cache: Path | None = None) -> Dataset:
+    """Return the tables of a run, small items and users left out as configured; raises DataError."""
+    synthetic = SyntheticConfig(
+        n_users=config.data.synthetic_users, n_items=config.data.synthetic_items, seed=config.seed
+    )
+    options = LoadOptions(now_ms=time.time_ns() // 1_000_000, synthetic=synthetic, cache_dir=cache)
+    dataset = load_dataset(config.data.adapter, data, options=options)
+    if config.data.min_item_events or config.data.min_user_events:
+        dataset = filter_min_interactions(dataset, config.data.min_item_events, config.data.min_user_events)
+    return dataset
+
+
+def split_data(config: TrainConfig, dataset: Dataset) -> Split:
+    """Return the cut of a run; it proves by itself that nothing leaks."""
+    settings = config.split
+    split = make_split(
+        settings.protocol,
+        dataset.events,
+        seed=config.seed,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
+        n_users=settings.test_users,
+        shuffle_history=settings.shuffle_history,
+    )
+    if len(split.validation):
+        return split
+    # The protocol has two parts only, and models are chosen on a third: it is cut off the training part likewise.
+    inner = random_within_user(split.train, settings.validation_fraction, seed=config.seed + 1)
+    train, validation = (split.train.iloc[part.index] for part in (inner.train, inner.test))
+    return replace(split, train=train, validation=validation)
+
+
+def history_of_validation(split: Split) -> pd.DataFrame:
+    """Return the events that may be known when validation events are to be found."""
+    return split.train if split.validation_history is None else split.validation_history
+
+
+def data_info(dataset: Dataset, train: pd.DataFrame) -> DataInfo:
+    """Return what a bundle says of its data; the fingerprint covers all events of the data set, in order."""
+    return DataInfo(
+        name=dataset.name,
+        fingerprint=fingerprint(dataset.events),
+        events=len(train),
+        users=int(train["user_id"].nunique()),
+        items=len(dataset.items),
+        first_event_ms=int(train["timestamp"].min()),
+        last_event_ms=int(train["timestamp"].max()),
+    )
+
+
+def fingerprint(events: pd.DataFrame) -> str:
+    """Return sha256 hex over users, items, times and types of all events, in order."""
+    columns = events[["user_id", "item_id", "timestamp", "event_type"]]
+    return hashlib.sha256(pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes()).hexdigest()

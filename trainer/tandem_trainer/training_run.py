@@ -1,0 +1,286 @@
+"""The steps of a training run: each fits one thing, writes its files and adds its entries to the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from tandem_core.bundle import golden_user, open_parts
+from tandem_core.catalog import Catalog
+from tandem_core.features import FeatureSchema, item_tower_inputs, resolve_user, user_tower_inputs
+from tandem_core.index.exact import ExactIndex
+from tandem_core.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    AlsInfo,
+    FileEntry,
+    Golden,
+    Manifest,
+    PlanEntry,
+    SplitInfo,
+    sha256_of,
+)
+from tandem_core.ranker_features import feature_names
+from tandem_core.retrieval_pipeline import RetrievalPipeline
+from tandem_core.sources.als import Als
+from tandem_trainer.als import AlsModel, fit_als
+from tandem_trainer.config import TrainConfig
+from tandem_trainer.content import fit_content, with_vector_columns
+from tandem_trainer.data import Dataset
+from tandem_trainer.examples import make_examples
+from tandem_trainer.export import check_parity, to_onnx
+from tandem_trainer.indexes import build_index
+from tandem_trainer.inputs import data_info, history_of_validation
+from tandem_trainer.offline_queries import OfflineQueries, make_queries
+from tandem_trainer.popularity import fit_popularity
+from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
+from tandem_trainer.progress import Progress, text
+from tandem_trainer.split import Split
+from tandem_trainer.train_ranker import ranker_examples, train_ranker
+from tandem_trainer.train_towers import FittedTowers, fit_towers
+
+INDEX_QUERIES = 500  # users whose vectors measure an index's recall
+GOLDENS = 3
+
+
+class TrainingRun:
+    """The state of one run: each step adds files to the staging folder and entries to the manifest."""
+
+    catalog: Catalog
+    schema: FeatureSchema
+    content: NDArray[np.float32]
+    als: AlsModel
+    towers: FittedTowers
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, split: Split, staging: Path, progress: Progress) -> None:
+        self._config = config
+        self._dataset = dataset
+        self._split = split
+        self._staging = staging
+        self._progress = progress
+        self._metrics: dict[str, float] = {}
+        self._ranker_history: list[dict[str, float]] = []
+        self._entries: dict[str, Any] = {}
+
+    def fit_tables(self) -> None:
+        """Catalogue, schema, popularity and content vectors, all counted on the training cut alone."""
+        train = self._split.train
+        self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
+        self.schema = build_schema(self._dataset, self.catalog, self._config)
+        weights = event_weights(self.schema, train)
+        profiles = train[["user_id"]].merge(self._dataset.users, on="user_id", how="left")
+        popularity = fit_popularity(item_rows(self.catalog, train), weights, profiles, self.schema, self.catalog)
+        items = self._dataset.items
+        words = fit_content(
+            items["title"].tolist(),
+            items["text"].tolist(),
+            items["categories"].tolist(),
+            items["creator"].tolist(),
+            self._config.features.content_dims,
+            self.catalog.event_counts > 0,
+            self._config.seed,
+        )
+        self.content = with_vector_columns(words, items, self._dataset.schema.item_vector)
+        self.catalog.save(self._staging / "catalog.npz")
+        popularity.save(self._staging / "popularity.npz")
+        np.save(self._staging / "content_vectors.npy", self.content)
+
+    def fit_als(self) -> None:
+        train = self._split.train
+        users, names = pd.factorize(train["user_id"])
+        self.als = fit_als(
+            users,
+            item_rows(self.catalog, train),
+            event_weights(self.schema, train),
+            len(names),
+            len(self.catalog),
+            self._config.als,
+            self._config.seed,
+        )
+        np.save(self._staging / "als_factors.npy", self.als.item_factors)
+
+    def fit_towers(self) -> None:
+        examples = make_examples(self._split.train, self.catalog, self.schema, self._dataset.users)
+        before, after = history_of_validation(self._split), self._split.validation
+        both = pd.concat([before, after]).sort_values("timestamp", kind="stable")
+        validation = make_examples(both, self.catalog, self.schema, self._dataset.users, both.index.isin(after.index))
+        epochs = self._config.towers.epochs
+        self.towers = fit_towers(
+            examples,
+            item_tower_inputs(self.schema, self.catalog, self.content),
+            self._config.towers,
+            self._config.seed,
+            validation if len(validation) else None,
+            lambda epoch, found: self._progress.advance(epoch + 1, epochs, text(found)),
+        )
+        best = self.towers.history[self.towers.best_epoch]
+        self._metrics |= {f"towers_{name}": value for name, value in best.items()}
+        np.save(self._staging / "item_vectors.npy", self.towers.item_vectors)
+
+    def export_towers(self) -> None:
+        """Both towers to ONNX, compared with torch on several shapes before anything goes on."""
+        items = item_tower_inputs(self.schema, self.catalog, self.content) | {"item_index": self.towers.item_index}
+        some = {name: column[:64] for name, column in items.items()}
+        to_onnx(
+            self.towers.item_tower,
+            some,
+            "item_vectors",
+            self._staging / "item_tower.onnx",
+            {name: {0: "items"} for name in some},
+        )
+        cold = some | {"item_index": np.zeros_like(some["item_index"])}
+        shapes = [some, cold, {name: column[:1] for name, column in some.items()}]
+        off = [check_parity(self.towers.item_tower, self._staging / "item_tower.onnx", shapes)]
+        users = [golden_user(golden, self.schema) for golden in self._golden_questions()]
+        batches = [
+            user_tower_inputs(self.schema, part, self.towers.item_vectors) for part in (users, *[[u] for u in users])
+        ]
+        to_onnx(
+            self.towers.user_tower,
+            batches[0],
+            "user_vectors",
+            self._staging / "user_tower.onnx",
+            {name: {0: "users", 1: "history"} if name.startswith("history") else {0: "users"} for name in batches[0]},
+        )
+        off.append(check_parity(self.towers.user_tower, self._staging / "user_tower.onnx", batches))
+        self._metrics["onnx_parity"] = max(off)
+        self._entries["goldens"] = self._answered(batches[0])
+
+    def build_indexes(self) -> None:
+        """Indexes over both kinds of vectors, their recall measured with vectors of validation users."""
+        index, seed = self._config.index, self._config.seed
+        known = self._validation_queries(INDEX_QUERIES)
+        users = [resolve_user(self.schema, self.catalog, query) for query in known.queries]
+        tower = self._run_user_tower(user_tower_inputs(self.schema, users, self.towers.item_vectors))
+        als = Als(
+            ExactIndex(self.als.item_factors),
+            self.als.alpha,
+            self.als.regularization,
+            self._config.features.als_half_life,
+        )
+        folded = [
+            als.fold_in(user.history.rows, user.history.decayed(als.half_life)) for user in users if len(user.history)
+        ]
+        infos = {
+            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower.hnsw", seed),
+            "als": build_index(
+                self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als.hnsw", seed
+            ),
+        }
+        self._entries["indexes"] = infos
+        for name, info in infos.items():
+            self._metrics[f"ann_recall@100_{name}"] = info.recall_at_100 or 0.0
+
+    def fit_ranker(self) -> None:
+        """Train on what this very bundle's retrieval returns for validation users."""
+        self._entries["ranker_features"] = feature_names(self.schema, self._ranker_sources())
+        self._entries["ranker_helps"] = False
+        bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
+        queries = self._validation_queries(self._config.ranker_data.most_requests)
+        examples = ranker_examples(
+            RetrievalPipeline(bundle),
+            queries,
+            self._entries["ranker_features"],
+            self._config.ranker_data,
+            self._config.seed,
+            self._progress,
+        )
+        fitted, metrics = train_ranker(
+            examples, self._entries["ranker_features"], self._config.ranker, self._config.seed, self._progress
+        )
+        self._metrics |= metrics
+        self._ranker_history = fitted.history
+        self._entries["ranker_helps"] = metrics["ranker_heldout_ndcg@10"] > metrics["retrieval_heldout_ndcg@10"]
+        path = self._staging / "ranker.onnx"
+        shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
+        to_onnx(fitted.model, shapes[-1], "scores", path, {"features": {0: "candidates"}})
+        self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], check_parity(fitted.model, path, shapes))
+
+    def finish(self) -> Manifest:
+        """Write the manifest, which makes the folder a bundle."""
+        self._write_history()
+        files = {
+            path.name: FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(self._staging.iterdir())
+        }
+        content = hashlib.sha256("".join(entry.sha256 for entry in files.values()).encode()).hexdigest()
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        manifest = self._manifest(f"{stamp}-{content[:8]}", files)
+        (self._staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1))
+        return manifest
+
+    def _write_history(self) -> None:
+        """Losses and validation figures by epoch, for curves; nothing reads them to serve."""
+        history = {"towers": self.towers.history, "ranker": self._ranker_history}
+        (self._staging / "history.json").write_text(json.dumps(history, indent=1))
+
+    def _ranker_sources(self) -> list[str]:
+        plans = self._config.plans.model_dump().values()
+        return list(dict.fromkeys(source for plan in plans for source in plan))
+
+    def _validation_queries(self, most: int) -> OfflineQueries:
+        return make_queries(
+            history_of_validation(self._split),
+            self._split.validation,
+            self._dataset.users,
+            list(self.schema.user_attributes),
+            self.catalog,
+            max_results=self._config.ranker_data.candidates,
+            most_users=most,
+            seed=self._config.seed,
+        )
+
+    def _golden_questions(self) -> list[Golden]:
+        """Return a user with a long history, one with a short one, and one with none; expected is still empty."""
+        popular = np.argsort(-self.catalog.event_counts, kind="stable")[: self.schema.history_length].tolist()
+        profile = {name: vocabulary[0] for name, vocabulary in self.schema.user_attributes.items() if vocabulary}
+        last = int(self._split.train["timestamp"].max())
+        histories = [popular, popular[:2], []][:GOLDENS]
+        return [Golden(history=history, user_attributes=profile, now_ms=last, expected=[]) for history in histories]
+
+    def _answered(self, inputs: dict[str, NDArray[Any]]) -> list[Golden]:
+        vectors = self._run_user_tower(inputs)
+        questions = self._golden_questions()
+        return [q.model_copy(update={"expected": v.tolist()}) for q, v in zip(questions, vectors, strict=True)]
+
+    @torch.no_grad()
+    def _run_user_tower(self, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        vectors = self.towers.user_tower(*(torch.from_numpy(column) for column in inputs.values()))
+        return np.asarray(vectors.numpy(), np.float32)
+
+    def _manifest(self, bundle_id: str, files: dict[str, FileEntry]) -> Manifest:
+        events = self._split.train
+        plans: dict[str, dict[str, tuple[int, float]]] = self._config.plans.model_dump()
+        return Manifest(
+            format=FORMAT,
+            bundle_id=bundle_id,
+            created_ms=time.time_ns() // 1_000_000,
+            data=data_info(self._dataset, events),
+            split=SplitInfo(protocol=self._config.split.protocol, seed=self._config.seed, detail=self._split.detail),
+            config=self._config.model_dump(mode="json"),
+            schema_digest=self.schema.digest(),
+            features=self.schema,
+            ranker_features=self._entries["ranker_features"],
+            ranker_helps=self._entries["ranker_helps"],
+            indexes=self._entries["indexes"],
+            als=AlsInfo(
+                alpha=self.als.alpha,
+                regularization=self.als.regularization,
+                half_life=self._config.features.als_half_life,
+            ),
+            plans={
+                regime: [PlanEntry(source=s, limit=limit, weight=weight) for s, (limit, weight) in plan.items()]
+                for regime, plan in plans.items()
+            },
+            goldens=self._entries["goldens"],
+            metrics=self._metrics,
+            files=files,
+        )
