@@ -19,7 +19,8 @@ def generate(into: Path) -> None:
     """Write modules and type stubs for all protos below `into`/tandem, with a package file in each folder."""
     files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.glob("tandem/**/*.proto"))
     include = Path(protoc.__file__).parent / "_proto"
-    outputs = [f"--{kind}_out=quiet:{into}" if kind.startswith("mypy") else f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    kinds = {"python": "", "grpc_python": "", "mypy": "quiet:", "mypy_grpc": "quiet:"}
+    outputs = [f"--{kind}_out={options}{into}" for kind, options in kinds.items()]
     # The plugins stand beside this interpreter, which need not be on PATH.
     outputs += [f"--plugin={name}={Path(sys.executable).parent / name}" for name in PLUGINS]
     if protoc.main(["protoc", f"-I{PROTOS}", f"-I{include}", *outputs, *files]) != 0:

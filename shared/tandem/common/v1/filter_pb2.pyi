@@ -256,7 +256,9 @@ class SeenPolicy(_message.Message):
     """Unset means SEEN_MODE_DISCOUNT."""
     @_builtins.property
     def served_within(self) -> _duration_pb2.Duration:
-        """Items shown to the user within this time are treated as `served_mode` says. Unset: shown items do not matter."""
+        """Items shown to the user within this time are treated as `served_mode` says. Unset: shown items do not matter.
+        Not served yet: rejected when set.
+        """
 
     def __init__(
         self,

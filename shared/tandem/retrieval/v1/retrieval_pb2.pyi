@@ -126,7 +126,7 @@ class SourcePlan(_message.Message):
     limit: _builtins.int
     """How many items to ask it for. 0 means max_candidates. Negative or above 2000 is rejected."""
     weight: _builtins.float
-    """Weight in the merge, at least 0, finite. Unset means 1. 0: the source only fills up a short list."""
+    """Weight in the merge, above 0, finite. Unset means 1."""
     def __init__(
         self,
         *,
