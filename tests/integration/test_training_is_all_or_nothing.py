@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tandem_cli.main import app
+from tandem_core.manifest import verify_files
 from tandem_core.registry import Registry
 from tandem_trainer.config import load_config
 from tandem_trainer.inputs import load_data
@@ -49,7 +52,7 @@ def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
     def start() -> Any:
         return launch.tandem("train", "--config", str(config), "--registry", str(own_registry.root), name="train")
 
-    # Two side by side: on two cores that is as quick as one, and runs must not disturb each other anyway.
+    # Two side by side: as quick as one on two cores, and runs must not disturb each other anyway.
     runs = {"": start(), "item_vectors.npy": start()}
     for file, run in runs.items():
         staging = own_registry.root / "staging" / f"train-{run.process.pid}"
@@ -61,19 +64,7 @@ def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
         assert whole_bundles(own_registry) == ["before"]
     assert leftovers(own_registry)
 
-    # Killed as it publishes: whichever of the two it is, the old state or the new one is there in full.
-    run = start()
-    manifest = own_registry.root / "staging" / f"train-{run.process.pid}" / "manifest.json"
-    wait_until(lambda: manifest.exists() or run.process.poll() is not None, timeout_s=60, what="the manifest")
-    run.kill()
-    found = whole_bundles(own_registry)
-    current = own_registry.current()
-    assert current is not None
-    assert current.bundle_id in found
-    assert set(found) >= {"before"}
-    assert len(found) <= 2
-
-    # The same run here and in a process of its own, side by side again.
+    # The same run in a process of its own and in this one, side by side again.
     last = start()
     settings = load_config(config)
     here = train(settings, load_data(settings, None), Registry(tmp_path / "here"), Progress())
@@ -89,6 +80,46 @@ def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
     when = {"bundle_id", "created_ms"}
     assert there.model_dump(exclude=when) == here.manifest.model_dump(exclude=when)
     assert there.bundle_id.rpartition("-")[2] == here.bundle_id.rpartition("-")[2]
+
+
+PUBLISH_ON_AND_ON = """
+import itertools, shutil, sys
+from pathlib import Path
+from tandem_core.manifest import read_manifest
+from tandem_core.manifest import verify_files
+from tandem_core.registry import Registry
+
+registry, original, name = Registry(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
+for i in itertools.count():
+    staging = registry.new_staging(name)
+    shutil.copytree(original, staging, dirs_exist_ok=True)
+    manifest = read_manifest(staging).model_copy(update={"bundle_id": f"{name}-{i:06}"})
+    (staging / "manifest.json").write_text(manifest.model_dump_json())
+    registry.publish(staging, manifest.bundle_id)
+    registry.activate(manifest.bundle_id)
+    registry.retain(2)
+"""
+
+
+def test_whenever_a_publishing_process_is_killed_every_visible_bundle_is_whole(
+    launch: Any, own_registry: Registry, bundle_folder: Path, wait_until: Callable[..., Any]
+) -> None:
+    seen, moments = set(), random.Random(5)
+    for n in range(6):
+        name = f"run{n}"
+        code = ("-c", PUBLISH_ON_AND_ON, str(own_registry.root), str(bundle_folder), name)
+        publishing = launch.command(name, *code)
+        wait_until(lambda name=name: any(i.startswith(name) for i in own_registry.bundle_ids()), what="a bundle")
+        time.sleep(moments.uniform(0, 0.05))  # one round takes some thirty milliseconds
+        publishing.kill()
+        assert publishing.process.returncode == -9, publishing.text
+        current = own_registry.current()
+        assert current is not None
+        for bundle_id in {current.bundle_id, current.previous, *own_registry.bundle_ids()} - {""}:
+            verify_files(own_registry.path_of(bundle_id), own_registry.manifest(bundle_id))
+        seen.add(current.bundle_id)
+        assert len(leftovers(own_registry)) <= 1, "the dead ones before were cleaned up"
+    assert len(seen) >= 5
 
 
 HEADER = "user_id,item_id,timestamp,event_type\n"

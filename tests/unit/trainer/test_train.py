@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def test_a_bundle_holds_no_users(trained: Trained, bundle_folder: Path) -> None:
     for path in bundle_folder.iterdir():
         content = path.read_bytes()
         assert not [user_id for user_id in user_ids if b'"' + user_id + b'"' in content], path.name
+
+
+def test_a_bundle_keeps_the_history_of_its_training(trained: Trained, bundle_folder: Path) -> None:
+    history = json.loads((bundle_folder / "history.json").read_text())
+    assert len(history["towers"]) == 2
+    assert {"loss", "recall@100"} <= set(history["towers"][0])
+    assert max(epoch["ndcg@10"] for epoch in history["ranker"]) == trained.manifest.metrics["ranker_heldout_ndcg@10"]
 
 
 def test_no_staging_folder_is_left_behind(registry: Registry, trained: Trained) -> None:
