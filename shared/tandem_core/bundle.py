@@ -25,6 +25,18 @@ from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_core.sources.two_tower import TwoTower
 from tandem_core.user_tower import UserTower
 
+FILES = frozenset(
+    {
+        "catalog.npz",
+        "popularity.npz",
+        "content_vectors.npy",
+        "item_vectors.npy",
+        "als_factors.npy",
+        "item_tower.onnx",
+        "user_tower.onnx",
+        "ranker.onnx",
+    }
+)
 GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
 
 
@@ -52,6 +64,9 @@ class Bundle:
 def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True) -> Bundle:
     """Load and check the parts that retrieval, ranking or both need; raises BundleRefused saying what is wrong."""
     manifest = read_manifest(folder)
+    indexes = {f"{name}.hnsw" for name, info in manifest.indexes.items() if info.kind == "hnsw"}
+    if unlisted := (FILES | indexes) - set(manifest.files):
+        raise BundleRefused(f"the manifest of {folder} does not list {sorted(unlisted)}: nothing vouches for them")
     verify_files(folder, manifest)
     try:
         return open_parts(folder, manifest, retrieval=retrieval, ranking=ranking)

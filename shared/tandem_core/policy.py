@@ -104,7 +104,10 @@ def load_policies(path: Path | None) -> Mapping[str, PlacementPolicy]:
         raise ConfigError(f"{path}: unknown tables {sorted(unknown)}; policies stand under [placements.<name>]")
     policies = {DEFAULT_PLACEMENT: PlacementPolicy()}
     regimes = {regime.name.lower() for regime in Regime}
-    for name, values in tables.get("placements", {}).items():
+    placements = tables.get("placements", {})
+    if not isinstance(placements, dict):
+        raise ConfigError(f"{path}: placements must be tables, [placements.<name>]; it is {placements!r}")
+    for name, values in placements.items():
         policies[name] = parse_settings(PlacementPolicy, values, f"{path}: placements.{name}")
         if wrong := set(policies[name].plans) - regimes:
             raise ConfigError(

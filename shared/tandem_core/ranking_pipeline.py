@@ -15,7 +15,7 @@ from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
 from tandem_core.policy import PlacementPolicy
-from tandem_core.query import Query, Regime, Seen
+from tandem_core.query import Fill, Query, Regime, Seen
 from tandem_core.ranker_features import ranker_features
 from tandem_core.reasons import Reason, reasons_for
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, check_query, eligibility
@@ -82,7 +82,8 @@ class RankingPipeline:
             missing = Degradation(DegradationKind.RETRIEVAL_UNAVAILABLE, "retrieval", str(error))
         log.warning("retrieval not used", extra={"reason": missing.message, "bundle_id": self.bundle.id})
         # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
-        popular = self._fallback.retrieve(replace(wanted, plans=()), Budget())
+        # Popular items are a fill, so STRICT must not forbid them: a list is empty only when nothing is eligible.
+        popular = self._fallback.retrieve(replace(wanted, plans=(), fill=Fill.BACKFILL), Budget())
         return replace(popular, degradations=(missing, *popular.degradations))
 
     def arrange(self, query: Query, retrieved: Retrieved, budget: Budget) -> Slate:

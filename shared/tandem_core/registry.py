@@ -111,7 +111,9 @@ class Registry:
         protected = {current.bundle_id, current.previous} if current else set()
         gone = [bundle_id for bundle_id in self.bundle_ids()[keep:] if bundle_id not in protected]
         for bundle_id in gone:
-            shutil.rmtree(self.path_of(bundle_id))
+            doomed = self.new_staging(bundle_id)
+            self.path_of(bundle_id).rename(doomed)  # out of sight as a whole: who dies deleting leaves no half bundle
+            shutil.rmtree(doomed)
         return gone
 
     def fingerprint(self, bundle_id: str) -> tuple[object, ...]:

@@ -181,6 +181,7 @@ def test_a_child_that_dies_is_started_again_and_a_signal_ends_them_all(
     assert served.supervisor.text.count('"stopped"') == 2
     for port in (served.ranking_port, served.retrieval_port):
         with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the past may linger
             free.bind(("127.0.0.1", port))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from tandem_cli.main import app
-from tandem_core.manifest import verify_files
 from tandem_core.registry import Registry
 from tandem_trainer.config import load_config
 from tandem_trainer.inputs import load_data
@@ -82,44 +79,55 @@ def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
     assert there.bundle_id.rpartition("-")[2] == here.bundle_id.rpartition("-")[2]
 
 
-PUBLISH_ON_AND_ON = """
-import itertools, shutil, sys
+# Runs in a process without threads, since it forks: each child publishes, and dies at the next touch of a file.
+DIE_EVERYWHERE = """
+import itertools, os, shutil, signal, sys
 from pathlib import Path
-from tandem_core.manifest import read_manifest
-from tandem_core.manifest import verify_files
+from tandem_core.manifest import read_manifest, verify_files
 from tandem_core.registry import Registry
 
-registry, original, name = Registry(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
-for i in itertools.count():
-    staging = registry.new_staging(name)
+registry, original = Registry(Path(sys.argv[1])), Path(sys.argv[2])
+
+def publish(bundle_id, touches_left):
+    staging = registry.new_staging("train")
     shutil.copytree(original, staging, dirs_exist_ok=True)
-    manifest = read_manifest(staging).model_copy(update={"bundle_id": f"{name}-{i:06}"})
+    manifest = read_manifest(staging).model_copy(update={"bundle_id": bundle_id})
     (staging / "manifest.json").write_text(manifest.model_dump_json())
-    registry.publish(staging, manifest.bundle_id)
-    registry.activate(manifest.bundle_id)
+    left = itertools.count(touches_left, -1)
+
+    def count_down(event, arguments):
+        if (event == "open" or event.startswith("os.")) and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count_down)
+    registry.publish(staging, bundle_id)
+    registry.activate(bundle_id)
     registry.retain(2)
+    os._exit(0)
+
+for moment in itertools.count():
+    child = os.fork() or publish(f"b{moment:04}", moment)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    current = registry.current()
+    named = [current.bundle_id, current.previous] if current else []
+    for bundle_id in {*named, *registry.bundle_ids()} - {""}:
+        verify_files(registry.path_of(bundle_id), registry.manifest(bundle_id))
+    if status == 0:
+        break
+    assert status == -signal.SIGKILL, status
+assert current.bundle_id == f"b{moment:04}", "who comes through is the current one"
+print("died", moment, "times")
 """
 
 
-def test_whenever_a_publishing_process_is_killed_every_visible_bundle_is_whole(
-    launch: Any, own_registry: Registry, bundle_folder: Path, wait_until: Callable[..., Any]
+def test_wherever_a_publishing_process_is_killed_every_visible_bundle_is_whole(
+    launch: Any, own_registry: Registry, bundle_folder: Path
 ) -> None:
-    seen, moments = set(), random.Random(5)
-    for n in range(6):
-        name = f"run{n}"
-        code = ("-c", PUBLISH_ON_AND_ON, str(own_registry.root), str(bundle_folder), name)
-        publishing = launch.command(name, *code)
-        wait_until(lambda name=name: any(i.startswith(name) for i in own_registry.bundle_ids()), what="a bundle")
-        time.sleep(moments.uniform(0, 0.05))  # one round takes some thirty milliseconds
-        publishing.kill()
-        assert publishing.process.returncode == -9, publishing.text
-        current = own_registry.current()
-        assert current is not None
-        for bundle_id in {current.bundle_id, current.previous, *own_registry.bundle_ids()} - {""}:
-            verify_files(own_registry.path_of(bundle_id), own_registry.manifest(bundle_id))
-        seen.add(current.bundle_id)
-        assert len(leftovers(own_registry)) <= 1, "the dead ones before were cleaned up"
-    assert len(seen) >= 5
+    run = launch.command("publish", "-c", DIE_EVERYWHERE, str(own_registry.root), str(bundle_folder))
+    assert run.process.wait(60) == 0, run.text
+    deaths = int(run.text.split()[1])
+    assert deaths > 40  # each file is touched more than once
+    assert len(leftovers(own_registry)) <= 1  # of the last death: those before were cleaned up
 
 
 HEADER = "user_id,item_id,timestamp,event_type\n"

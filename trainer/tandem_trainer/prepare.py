@@ -30,7 +30,11 @@ def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Cat
         item_ids=item_ids,
         titles=items["title"].tolist(),
         codes=known,
-        numbers={name: column for name, column in numbers.items() if np.isfinite(column).any()},
+        numbers={
+            name: np.where(np.isfinite(column), column, np.nan)
+            for name, column in numbers.items()
+            if np.isfinite(column).any()
+        },
         event_counts=np.bincount(_rows(item_ids, train), minlength=len(item_ids)).astype(np.int32),
     )
 

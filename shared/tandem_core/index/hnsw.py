@@ -36,6 +36,8 @@ class HnswIndex:
         """Load a saved graph over these vectors."""
         index = hnswlib.Index(space="ip", dim=vectors.shape[1])
         index.load_index(str(path), max_elements=len(vectors))
+        if index.get_current_count() != len(vectors):
+            raise ValueError(f"{path} holds {index.get_current_count()} vectors, the catalogue {len(vectors)}")
         return cls(index, vectors, ef)
 
     def save(self, path: Path) -> None:

@@ -143,11 +143,12 @@ def test_the_goldens_hold_a_history_and_a_user_without_one(bundle: Bundle) -> No
         (lambda m: m.update(schema_digest="0"), "does not have its recorded digest"),
         (lambda m: m["indexes"].pop("als"), "cannot be loaded: KeyError: 'als'"),
         (lambda m: m["plans"].pop("warm"), "cannot be loaded: KeyError: 'warm'"),
-        (lambda m: m["indexes"]["two_tower"].update(kind="hnsw", ef=50), "cannot be loaded"),
+        (lambda m: m["indexes"]["two_tower"].update(kind="hnsw", ef=50), r"does not list \['two_tower.hnsw'\]"),
+            (lambda m: m["files"].pop("ranker.onnx"), r"does not list \['ranker.onnx'\]"),
         (lambda m: m["goldens"][0].update(history=[10**6]), "cannot be loaded: IndexError"),
         (lambda m: m["goldens"][0].update(expected=[0.0, 1.0]), "cannot be loaded: ValueError"),
     ],
-    ids=["format", "schema", "digest", "index", "plan", "no graph", "golden row", "golden size"],
+    ids=["format", "schema", "digest", "index", "plan", "no graph", "unlisted file", "golden row", "golden size"],
 )
 def test_a_manifest_that_does_not_fit_is_refused_and_says_why(
     copy: Path, change: Callable[[dict[str, Any]], object], said: str

@@ -124,16 +124,15 @@ def test_a_type_with_a_half_life_fades_and_the_others_do_not(
     assert weights.tolist() == [1, 1, 0.5, 4, 0.125]  # newest first; an event of tomorrow counts as one of now
 
 
-def test_what_has_faded_to_nothing_is_no_history(
+def test_an_event_stays_in_the_history_however_old_it_is(
     schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
 ) -> None:
-    events = UserEvents(
-        ["i1", "i2"], now_ms - DAY * np.array([2000, 200], np.int64), ["fad"] * 2, np.zeros(2, np.float32)
-    )
+    times = now_ms - DAY * np.array([5000, 200], np.int64)  # half-lives of a day: less than a float32 can hold
+    events = UserEvents(["i1", "i2"], times, ["fad"] * 2, np.zeros(2, np.float32))
     user = resolve_user(schema, catalog, make_query(events=events))
-    assert len(user.history) == 0
-    assert user.interacted.tolist() == [2, 1]
-    assert user.regime is Regime.UNKNOWN
+    assert user.history.rows.tolist() == [2, 1]
+    assert np.all((user.history.weights > 0) & (user.history.weights < 1e-30))
+    assert user.regime is Regime.FEW_EVENTS
 
 
 def test_seeds_are_the_oldest_events_of_weight_1_and_not_interacted(

@@ -96,7 +96,7 @@ class RecommendRequest(_message.Message):
     """How to fill a list that came out short."""
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
-        """Required."""
+        """Who asks, from where. Unset: nobody in particular, on the default placement."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -384,7 +384,7 @@ class RankRequest(_message.Message):
     """0 means all candidates. Negative or above 1000 is rejected."""
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
-        """Required."""
+        """Who asks, from where. Unset: nobody in particular, on the default placement."""
 
     @_builtins.property
     def candidates(self) -> _candidates_pb2.CandidateList:

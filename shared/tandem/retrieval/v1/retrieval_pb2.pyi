@@ -69,7 +69,7 @@ class RetrieveRequest(_message.Message):
     """How items are named in the answer."""
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
-        """Required."""
+        """Who asks, from where. Unset: nobody in particular, on the default placement."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
