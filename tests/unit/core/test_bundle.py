@@ -144,7 +144,7 @@ def test_the_goldens_hold_a_history_and_a_user_without_one(bundle: Bundle) -> No
         (lambda m: m["indexes"].pop("als"), "cannot be loaded: KeyError: 'als'"),
         (lambda m: m["plans"].pop("warm"), "cannot be loaded: KeyError: 'warm'"),
         (lambda m: m["indexes"]["two_tower"].update(kind="hnsw", ef=50), r"does not list \['two_tower.hnsw'\]"),
-            (lambda m: m["files"].pop("ranker.onnx"), r"does not list \['ranker.onnx'\]"),
+        (lambda m: m["files"].pop("ranker.onnx"), r"does not list \['ranker.onnx'\]"),
         (lambda m: m["goldens"][0].update(history=[10**6]), "cannot be loaded: IndexError"),
         (lambda m: m["goldens"][0].update(expected=[0.0, 1.0]), "cannot be loaded: ValueError"),
     ],
