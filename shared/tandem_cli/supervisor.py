@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -19,6 +20,10 @@ RESTART_AFTER_S = 1.0
 LONGEST_STOP_S = 30.0
 
 
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
 @dataclass(frozen=True, slots=True)
 class Child:
     """One service: a name for messages, the module to run, its arguments, what its environment has more."""
@@ -32,7 +37,19 @@ class Child:
         """Start the process; its output goes to ours, or to `log`."""
         command = [sys.executable, "-m", self.module, *self.arguments]
         environment = {**os.environ, **self.environment}
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603  our own modules
+        return subprocess.Popen(  # noqa: S603  our own modules
+            command,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  it calls one system call and takes no lock
+        )
+
+
+def _end_with_parent() -> None:
+    """In the child: be told to stop when the supervisor dies, however it dies. Linux alone has this."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Supervisor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -128,10 +129,15 @@ class Service:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; raises ConfigError as `start` does."""
+        # A socket and no Event. The kernel may give the signal to a thread of grpc, and Python runs handlers only when
+        # this thread wakes, which it then never does. And a handler that takes a lock may have interrupted its holder.
+        told, tell = socket.socketpair()
+        tell.setblocking(False)
+        signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
+            signal.signal(number, lambda *_: None)
         self.start()
-        self._stopping.wait()
+        told.recv(1)
         self.stop()
 
     def stop(self) -> None:

@@ -123,8 +123,11 @@ class Running:
         if "channel" in self.__dict__:
             self.channel.close()
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
+            self.process.terminate()  # first: a supervisor that is killed cannot end its children
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
 
 
 class Launcher:
@@ -164,6 +167,9 @@ class Launcher:
         return self.command(name, "-c", "from tandem_cli.main import app; app()", *arguments, **options)
 
     def close(self) -> None:
+        for running in self.started:
+            if running.process.poll() is None:
+                running.process.terminate()  # all at once: each takes its time to drain
         for running in reversed(self.started):
             running.close()
 

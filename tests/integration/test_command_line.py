@@ -185,6 +185,22 @@ def test_a_child_that_dies_is_started_again_and_a_signal_ends_them_all(
             free.bind(("127.0.0.1", port))
 
 
+def test_no_service_outlives_a_supervisor_that_was_killed(
+    launch: Any,
+    registry: Registry,
+    trained: Trained,
+    a_free_port: Callable[[], int],
+    write_toml: Callable[..., Path],
+    wait_until: Callable[..., Any],
+) -> None:
+    served = serve_both(launch, registry, a_free_port, write_toml)
+    wait_until(served.recommend, timeout_s=60, what="an answer")
+    children = served.children
+    assert set(children) == {"retrieval", "ranking"}
+    served.supervisor.kill()
+    wait_until(lambda: not any(map(alive, children.values())), timeout_s=20, what="the end of both services")
+
+
 @pytest.mark.parametrize("wrong", ["unknown key", "unknown table", "taken port"])
 def test_serve_ends_with_what_cannot_be_mended_by_starting_again(
     launch: Any,

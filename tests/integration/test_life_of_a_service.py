@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -95,6 +98,25 @@ def test_a_call_in_flight_is_answered_before_the_end(
         assert leaving.terminate() == 0
         assert len(call.result().items) == 20
         assert not call.result().degradations
+
+
+def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_process_too(
+    launch: Any, registry: Registry, trained: Any
+) -> None:
+    running = launch.service("retrieval", registry=registry.root, drain_s=0.0).wait_serving()
+    pid = running.process.pid
+    others = sorted(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid)
+    assert ctypes.CDLL(None).tgkill(pid, others[-1], signal.SIGTERM) == 0
+    assert running.process.wait(10) == 0
+    assert '"stopped"' in running.text
+
+
+def test_many_signals_are_as_good_as_one(launch: Any, registry: Registry, trained: Any) -> None:
+    running = launch.service("retrieval", registry=registry.root).wait_serving()
+    while running.process.poll() is None and '"stopped"' not in running.text:
+        running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(10) == 0
+    assert running.text.count('"draining"') == 1
 
 
 def test_recommend_answers_while_retrieval_is_dead_and_recovers_when_it_is_back(
