@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf import timestamp_pb2
 
 from tandem.common.v1 import attribute_pb2, context_pb2, filter_pb2
+from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core.errors import FieldViolation, InvalidRequest
 from tandem_core.filters import AllOf, AnyOf, Condition, Exists, InRange, InSet, NotOf
@@ -34,6 +35,9 @@ LONGEST_TEXT = 256
 DEEPEST_FILTER = 8
 MOST_CONDITIONS = 100
 MOST_FILTER_VALUES = 1000
+
+
+AnyRequest = retrieval_pb2.RetrieveRequest | ranking_pb2.RecommendRequest | ranking_pb2.RankRequest
 
 
 class Checks:
@@ -166,30 +170,29 @@ def _attributes(checks: Checks, attributes: Iterable[attribute_pb2.Attribute], f
     return texts
 
 
-def parse_limits(
-    checks: Checks,
-    filter_: filter_pb2.Filter | None,
-    fill: int,
-    seen: filter_pb2.SeenPolicy | None,
-    excluded: Sequence[str],
-) -> dict[str, Any]:
-    """Return the fields of a Query that say which items may be returned."""
-    checks.ids(excluded, MOST_EXCLUDED, "exclude_item_ids")
-    condition = None if filter_ is None else _Filters(checks).parse(filter_, "filter")
-    known = fill in filter_pb2.FillPolicy.values()
-    checks.that(known, "fill_policy", f"is {fill}, which this version does not know")
+def parse_common(checks: Checks, request: AnyRequest, clock_ms: int) -> dict[str, Any]:
+    """Return the fields of a Query that all requests share: the context, and which items may be returned.
+
+    clock_ms: the server's time, for requests that carry none.
+    """
+    fields = parse_context(checks, request.context, clock_ms)
+    condition = _Filters(checks).parse(request.filter, "filter") if request.HasField("filter") else None
     interacted = None
-    if seen is not None:
+    if request.HasField("seen_policy"):
+        seen = request.seen_policy
         checks.that(not seen.HasField("served_within"), "seen_policy.served_within", "is not supported yet")
         checks.that(seen.interacted in filter_pb2.SeenMode.values(), "seen_policy.interacted", "is an unknown value")
         checks.that(seen.served_mode in filter_pb2.SeenMode.values(), "seen_policy.served_mode", "is an unknown value")
         interacted = Seen(int(seen.interacted)) if int(seen.interacted) in set(Seen) else None
-    return {
-        "condition": condition,
-        "fill": Fill(fill) if fill in set(Fill) else Fill.BACKFILL,
-        "interacted": interacted,
-        "exclude_item_ids": list(excluded),
-    }
+    return fields | {"condition": condition, "interacted": interacted}
+
+
+def parse_fill(checks: Checks, fill: int, excluded: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a Query for requests that look for items: how to fill, and what to leave out."""
+    checks.ids(excluded, MOST_EXCLUDED, "exclude_item_ids")
+    known = fill in filter_pb2.FillPolicy.values()
+    checks.that(known, "fill_policy", f"is {fill}, which this version does not know")
+    return {"fill": Fill(fill) if fill in set(Fill) else Fill.BACKFILL, "exclude_item_ids": list(excluded)}
 
 
 class _Filters:
@@ -249,14 +252,8 @@ def _range(checks: Checks, message: filter_pb2.InRange, field: str) -> Condition
 def parse_retrieve(request: retrieval_pb2.RetrieveRequest, clock_ms: int) -> Query:
     """Return the query of a RetrieveRequest; raises InvalidRequest with every violation."""
     checks = Checks()
-    fields = parse_context(checks, request.context, clock_ms)
-    fields |= parse_limits(
-        checks,
-        request.filter if request.HasField("filter") else None,
-        request.fill_policy,
-        request.seen_policy if request.HasField("seen_policy") else None,
-        request.exclude_item_ids,
-    )
+    fields = parse_common(checks, request, clock_ms)
+    fields |= parse_fill(checks, request.fill_policy, request.exclude_item_ids)
     wanted = checks.count(request.max_candidates, DEFAULT_CANDIDATES, MOST_CANDIDATES, "max_candidates")
     checks.ids(request.acceptable_bundle_ids, MOST_BUNDLES, "acceptable_bundle_ids")
     checks.that(

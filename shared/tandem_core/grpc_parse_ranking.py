@@ -18,8 +18,8 @@ from tandem_core.grpc_parse import (
     MOST_RESULTS,
     MOST_SOURCES,
     Checks,
-    parse_context,
-    parse_limits,
+    parse_common,
+    parse_fill,
 )
 from tandem_core.query import Query
 
@@ -30,14 +30,8 @@ MOST_RETURNED_ATTRIBUTES = 16
 def parse_recommend(request: ranking_pb2.RecommendRequest, clock_ms: int) -> Query:
     """Return the query of a RecommendRequest; raises InvalidRequest with every violation."""
     checks = Checks()
-    fields = parse_context(checks, request.context, clock_ms)
-    fields |= parse_limits(
-        checks,
-        request.filter if request.HasField("filter") else None,
-        request.fill_policy,
-        request.seen_policy if request.HasField("seen_policy") else None,
-        request.exclude_item_ids,
-    )
+    fields = parse_common(checks, request, clock_ms)
+    fields |= parse_fill(checks, request.fill_policy, request.exclude_item_ids)
     wanted = checks.count(request.max_results, DEFAULT_RESULTS, MOST_RESULTS, "max_results")
     checks.at_most(request.return_attributes, MOST_RETURNED_ATTRIBUTES, "return_attributes")
     checks.done()
@@ -47,14 +41,7 @@ def parse_recommend(request: ranking_pb2.RecommendRequest, clock_ms: int) -> Que
 def parse_rank(request: ranking_pb2.RankRequest, clock_ms: int) -> Query:
     """Return the query of a RankRequest, without its candidates; raises InvalidRequest with every violation."""
     checks = Checks()
-    fields = parse_context(checks, request.context, clock_ms)
-    fields |= parse_limits(
-        checks,
-        request.filter if request.HasField("filter") else None,
-        0,
-        request.seen_policy if request.HasField("seen_policy") else None,
-        (),
-    )
+    fields = parse_common(checks, request, clock_ms)
     listed = max(len(request.candidates.rows), len(request.candidates.item_ids))
     checks.that(0 < listed <= MOST_RANKED, "candidates", f"has {listed} entries, 1 to {MOST_RANKED} are allowed")
     one_form = not (request.candidates.rows and request.candidates.item_ids)

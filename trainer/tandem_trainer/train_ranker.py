@@ -18,7 +18,7 @@ from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.ranker import FittedRanker, RankerSettings, RankingData, fit_ranker, ndcg_at
 
-HELD_OUT = 0.2  # share of requests that choose the epoch and say whether the ranker helps
+HELD_OUT = 0.3  # share of requests that choose the epoch and say whether the ranker helps
 
 
 def ranker_examples(
@@ -60,7 +60,7 @@ def ranker_examples(
 def train_ranker(
     examples: RankingData, names: Sequence[str], settings: RankerSettings, seed: int, progress: Progress
 ) -> tuple[FittedRanker, dict[str, float]]:
-    """Fit on four fifths of the requests; say on the rest how the order compares with retrieval's (NDCG@10)."""
+    """Fit on most of the requests; say on those held out how the order compares with retrieval's (NDCG@10)."""
     requests = np.unique(examples.groups)
     drawn = np.random.default_rng(seed).permutation(requests)[: max(1, int(HELD_OUT * len(requests)))]
     held = np.isin(examples.groups, drawn)
