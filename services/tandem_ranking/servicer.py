@@ -67,7 +67,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
-            decision_id=decision_id_of(query.request_id, slate.bundle_id),
+            decision_id=decision_id_of(query.request_id),
             request_id=query.request_id,
             degradations=degradations([*missing, *slate.degradations]),
             unknown_item_ids=unknown,
@@ -105,7 +105,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return ranking_pb2.RecommendResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
-            decision_id=decision_id_of(query.request_id, slate.bundle_id),
+            decision_id=decision_id_of(query.request_id),
             request_id=query.request_id,
             regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
             degradations=degradations([*missing, *slate.degradations]),

@@ -114,9 +114,6 @@ def seed_of(request_id: str, seed: int) -> int:
     return seed or int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest(), "big")
 
 
-def decision_id_of(request_id: str, bundle_id: str) -> str:
-    """Return the name of a decision; a retry with the same request_id gets the same one.
-
-    The bundle is part of it: the same request answered by another bundle is another decision.
-    """
-    return hashlib.blake2b(f"{request_id}\0{bundle_id}".encode(), digest_size=12).hexdigest()
+def decision_id_of(request_id: str) -> str:
+    """Return the name of a decision: retries and hedged calls share the request's id, and so count once."""
+    return hashlib.blake2b(request_id.encode(), digest_size=12, person=b"decision").hexdigest()

@@ -49,6 +49,8 @@ from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 INDEX_QUERIES = 500  # users whose vectors measure an index's recall
 GOLDENS = 3
+FEWEST_ITEMS = 5
+FEWEST_EVENTS = 20
 
 
 class TrainingRun:
@@ -73,6 +75,7 @@ class TrainingRun:
     def fit_tables(self) -> None:
         """Catalogue, schema, popularity and content vectors, all counted on the training cut alone."""
         train = self._split.train
+        _check_size(self._dataset, train)
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
         self.schema = build_schema(self._dataset, self.catalog, self._config)
         weights = event_weights(self.schema, train)
@@ -283,4 +286,14 @@ class TrainingRun:
             goldens=self._entries["goldens"],
             metrics=self._metrics,
             files=files,
+        )
+
+
+def _check_size(dataset: Dataset, train: pd.DataFrame) -> None:
+    """Raise ValueError where there is so little that nothing can be learned from it."""
+    items, events = train["item_id"].nunique(), len(train)
+    if items < FEWEST_ITEMS or events < FEWEST_EVENTS:
+        raise ValueError(
+            f"{dataset.name}: the training part has {events} events on {items} items; at least {FEWEST_EVENTS} events "
+            f"on {FEWEST_ITEMS} items are needed. Give more data, or lower data.min_item_events and data.min_user_events"
         )

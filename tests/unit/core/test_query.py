@@ -35,6 +35,6 @@ def test_the_seed_of_a_request_is_the_given_one_or_follows_from_its_id() -> None
     assert 0 < seed_of("r", 0) < 2**64
 
 
-def test_a_decision_is_the_same_for_the_same_request_and_bundle_alone() -> None:
-    assert decision_id_of("r", "b") == decision_id_of("r", "b")
-    assert len({decision_id_of(r, b) for r, b in [("r", "b"), ("r", "c"), ("rb", ""), ("", "rb")]}) == 4
+def test_a_decision_is_the_same_for_the_same_request_alone() -> None:
+    assert decision_id_of("r") == decision_id_of("r")
+    assert len({decision_id_of(request_id) for request_id in ("r", "s", "rs", "")}) == 4

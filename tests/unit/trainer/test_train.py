@@ -94,3 +94,11 @@ def test_a_bundle_keeps_the_history_of_its_training(trained: Trained, bundle_fol
 
 def test_no_staging_folder_is_left_behind(registry: Registry, trained: Trained) -> None:
     assert not list((registry.root / "staging").iterdir())
+
+
+def test_too_little_data_is_said_in_one_sentence_and_leaves_nothing(trained: Trained, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(trained.manifest.config)
+    few = replace(trained.dataset, events=trained.dataset.events.head(10).reset_index(drop=True))
+    with pytest.raises(ValueError, match=r"synthetic: the training part has \d+ events on \d+ items; at least 20"):
+        train(config, few, Registry(tmp_path), Progress())
+    assert not list((tmp_path / "staging").iterdir())
