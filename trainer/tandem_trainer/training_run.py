@@ -295,5 +295,5 @@ def _check_size(dataset: Dataset, train: pd.DataFrame) -> None:
     if items < FEWEST_ITEMS or events < FEWEST_EVENTS:
         raise ValueError(
             f"{dataset.name}: the training part has {events} events on {items} items; at least {FEWEST_EVENTS} events "
-            f"on {FEWEST_ITEMS} items are needed. Give more data, or lower data.min_item_events and data.min_user_events"
+            f"on {FEWEST_ITEMS} items are needed. Give more data, or lower data.min_item_events, data.min_user_events"
         )
