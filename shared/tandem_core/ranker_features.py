@@ -31,6 +31,12 @@ def feature_names(schema: FeatureSchema, sources: Sequence[str]) -> list[str]:
     ]
 
 
+def from_sources(names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return bool [len(names)]: which columns are 0 for candidates that a caller brought."""
+    prefixes = (RETRIEVAL_PLACE, "reciprocal_rank:", "source_score:")
+    return np.array([name.startswith(prefixes) for name in names])
+
+
 def ranker_features(
     names: Sequence[str],
     batch: CandidateBatch,

@@ -70,7 +70,7 @@ class RankerData(Settings):
 
     most_requests: int = Field(default=6000, ge=10)  # fewer held out ones could not tell a 5 % gain from chance
     candidates: int = Field(default=500, ge=10)  # of each request: as many as the service ranks, or it meets new ground
-    source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of requests that show no source columns
+    source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of training requests that hide source columns
 
 
 class PlanSettings(Settings):

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.budget import Budget
-from tandem_core.candidates import CandidateBatch
 from tandem_core.features import resolve_user
-from tandem_core.ranker_features import RETRIEVAL_PLACE, ranker_features
+from tandem_core.ranker_features import RETRIEVAL_PLACE, from_sources, ranker_features
 from tandem_core.retrieval_pipeline import RetrievalPipeline
-from tandem_trainer.config import RankerData
 from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.ranker import FittedRanker, RankerSettings, RankingData, fit_ranker, ndcg_at
@@ -25,8 +23,7 @@ def ranker_examples(
     pipeline: RetrievalPipeline,
     offline: OfflineQueries,
     names: Sequence[str],
-    settings: RankerData,
-    seed: int,
+    most_candidates: int,
     progress: Progress,
 ) -> RankingData:
     """Ask retrieval for each query and label what it returns; requests without any positive teach nothing.
@@ -34,16 +31,12 @@ def ranker_examples(
     Returned: the candidates of each request in the order retrieval gave them; groups count requests from 0. Features
     are those the service computes, by the same function, at the time of the query.
     """
-    rng = np.random.default_rng(seed)
     parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     for i, query in enumerate(offline.queries):
-        found = pipeline.retrieve(replace(query, max_results=settings.candidates), Budget()).candidates
+        found = pipeline.retrieve(replace(query, max_results=most_candidates), Budget()).candidates
         relevant = offline.relevant.rows[offline.relevant.indptr[i] : offline.relevant.indptr[i + 1]]
         labels = np.isin(found.rows, relevant).astype(np.float32)
         if labels.any():
-            if rng.random() < settings.source_dropout:
-                # Callers of Rank bring candidates without source columns: the ranker must manage.
-                found = CandidateBatch(found.rows, found.scores)
             user = resolve_user(pipeline.bundle.schema, pipeline.bundle.catalog, query)
             parts.append((ranker_features(names, found, user, pipeline.bundle, query.now_ms), labels))
         if i % 100 == 0:
@@ -58,13 +51,26 @@ def ranker_examples(
 
 
 def train_ranker(
-    examples: RankingData, names: Sequence[str], settings: RankerSettings, seed: int, progress: Progress
+    examples: RankingData,
+    names: Sequence[str],
+    settings: RankerSettings,
+    source_dropout: float,
+    seed: int,
+    progress: Progress,
 ) -> tuple[FittedRanker, dict[str, float]]:
-    """Fit on most of the requests; say on those held out how the order compares with retrieval's (NDCG@10)."""
+    """Fit on most of the requests; say on those held out how the order compares with retrieval's (NDCG@10).
+
+    source_dropout: share of the requests to fit on that hide what sources said, since callers of Rank bring candidates
+    without it. Those held out hide nothing: they stand for what Recommend ranks.
+    """
+    rng = np.random.default_rng(seed)
     requests = np.unique(examples.groups)
-    drawn = np.random.default_rng(seed).permutation(requests)[: max(1, int(HELD_OUT * len(requests)))]
+    drawn = rng.permutation(requests)[: max(1, int(HELD_OUT * len(requests)))]
     held = np.isin(examples.groups, drawn)
-    kept, held_out = (_where(examples, mask) for mask in ((held | ~held if held.all() else ~held), held))
+    fit_on = np.ones_like(held) if held.all() else ~held  # a lone request stands on both sides
+    kept, held_out = _where(examples, fit_on), _where(examples, held)
+    hidden = np.isin(kept.groups, requests[rng.random(len(requests)) < source_dropout])
+    kept.features[np.ix_(hidden, from_sources(names))] = 0
     fitted = fit_ranker(
         kept.features,
         kept.labels,
@@ -84,4 +90,5 @@ def train_ranker(
 
 
 def _where(examples: RankingData, mask: NDArray[np.bool_]) -> RankingData:
+    """Return a copy of the examples marked in bool [n]."""
     return RankingData(examples.features[mask], examples.labels[mask], examples.groups[mask])

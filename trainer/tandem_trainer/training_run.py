@@ -192,12 +192,16 @@ class TrainingRun:
             RetrievalPipeline(bundle),
             queries,
             self._entries["ranker_features"],
-            self._config.ranker_data,
-            self._config.seed,
+            self._config.ranker_data.candidates,
             self._progress,
         )
         fitted, metrics = train_ranker(
-            examples, self._entries["ranker_features"], self._config.ranker, self._config.seed, self._progress
+            examples,
+            self._entries["ranker_features"],
+            self._config.ranker,
+            self._config.ranker_data.source_dropout,
+            self._config.seed,
+            self._progress,
         )
         self._metrics |= metrics
         self._ranker_history = fitted.history
