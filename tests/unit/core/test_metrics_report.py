@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -200,11 +199,3 @@ def test_no_users_at_all_give_a_report_of_nans() -> None:
 def test_inputs_that_do_not_fit_together_are_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         evaluate_lists(**(inputs() | change))
-
-
-@pytest.mark.bench
-def test_movielens_1m_in_full_takes_less_than_two_seconds() -> None:
-    given = inputs(users=6040, items=3883, width=100) | {"ks": (5, 10, 20, 50, 100), "resamples": 1000}
-    start = time.perf_counter()
-    evaluate_lists(**given)
-    assert time.perf_counter() - start < 2
