@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # The image of the trainer. From the repository's root, with BuildKit (Docker 23 and later):
 #   docker build -f deploy/docker/trainer.Dockerfile -t tandem-trainer:0.1.0 \
-#     --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" .
+#     --build-arg PIP_ARGS="--extra-index-url URL-OF-AN-INDEX-WITH-CPU-BUILDS-OF-TORCH" .
 # Without that argument pip takes torch from the public index, which brings gigabytes of CUDA with it.
 # What was checked without a Docker engine: deploy/docker/README.md.
 ARG PYTHON_IMAGE=python:3.11-slim

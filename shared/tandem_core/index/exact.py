@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ class ExactIndex:
     """All vectors, compared one by one. vectors: float32 [N, D]."""
 
     vectors: NDArray[np.float32]
+    _rows: Rows = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rows", np.arange(len(self.vectors), dtype=np.int32))
 
     def search(self, query: NDArray[np.float32], k: int) -> tuple[Rows, Scores]:
-        return top_k(self.vectors @ query, np.arange(len(self.vectors), dtype=np.int32), k)
+        return top_k(self.vectors @ query, self._rows, k)
