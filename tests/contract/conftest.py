@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.grpc_retrieval_client import RetrievalClient
-from tandem_core.policy import MmrSettings, PlacementPolicy
+from tandem_core.policy import CapSettings, MmrSettings, PlacementPolicy
 from tandem_core.query import Seen
 from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.registry import Registry
@@ -33,6 +33,7 @@ PLAIN = PlacementPolicy(recency=None, mmr=None, caps=(), cold_items=None)
 POLICIES = {
     "default": PlacementPolicy(),
     "plain": PLAIN,
+    "capped": PlacementPolicy(caps=(CapSettings(column="creator", limit=3),)),
     "seen_too": PLAIN.model_copy(update={"interacted": Seen.ALLOW}),
     "short_of_time": PlacementPolicy(ranker_needs_s=3600, diversity_needs_s=3600, mmr=MmrSettings()),
 }

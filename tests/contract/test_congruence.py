@@ -195,7 +195,7 @@ def assert_congruent(here: Answer, there: Answer) -> None:
     assert (here.ranks, here.regime, here.degradations) == (there.ranks, there.regime, there.degradations)
 
 
-@pytest.mark.parametrize("placement", ["default", "plain", "seen_too"])
+@pytest.mark.parametrize("placement", ["default", "plain", "capped", "seen_too"])
 @pytest.mark.parametrize("who", CONTEXTS)
 @pytest.mark.parametrize("fields", FIELDS)
 def test_recommend_is_the_same_in_process_and_over_grpc(

@@ -48,7 +48,7 @@ CONTEXTS: dict[str, tuple[dict[str, Any], str]] = {
     "nobody": ({}, "UNKNOWN"),
     "anonymous": ({"user_id": "warm", "anonymous": True}, "UNKNOWN"),
 }
-PLACEMENTS = ["", "default", "plain", "seen_too", "short_of_time"]
+PLACEMENTS = ["", "default", "plain", "capped", "seen_too", "short_of_time"]
 
 
 @pytest.fixture
@@ -128,8 +128,8 @@ def test_a_rule_that_had_to_give_way_is_declared(
 ) -> None:
     (creator, *_) = bundle.catalog.codes["creator"].vocabulary
     one = {"in_set": {"column": "creator", "values": {"values": [creator]}}}
-    response = grpc_stub.Recommend(request_of("nobody", "default", filter=one))
-    assert len(response.items) > 3  # the default policy shows three of a creator, if there are others
+    response = grpc_stub.Recommend(request_of("nobody", "capped", filter=one))
+    assert len(response.items) > 3  # this placement shows three of a creator, if there are others
     (relaxed,) = [d for d in response.degradations if d.kind == degradation_pb2.DEGRADATION_KIND_RULE_RELAXED]
     assert relaxed.component == "cap:creator"
     assert relaxed.message
