@@ -172,3 +172,18 @@ def test_an_unknown_scheme_is_named_with_what_would_do(url: str) -> None:
     with pytest.raises(ConfigError, match=r"is not supported: use sqlite:///PATH") as caught:
         open_store(url)
     assert repr(url) in str(caught.value)
+
+
+def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "store.db", check_same_thread=False, isolation_level=None)
+    other.execute("CREATE TABLE theirs (x)")
+    other.execute("BEGIN IMMEDIATE")
+
+    def done() -> None:
+        other.execute("COMMIT")
+        other.close()
+
+    release = threading.Timer(0.2, done)
+    release.start()
+    assert SqliteStore(tmp_path / "store.db").put_users([("u", {"age": "25"})]) == 1
+    release.join()
