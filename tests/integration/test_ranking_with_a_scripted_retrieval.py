@@ -18,7 +18,9 @@ from tandem_core.bundle import Bundle
 from tandem_core.registry import Registry
 from tandem_testing import RunningServer, StubRetrieval, assert_valid_slate, serve
 
-TIMEOUT_MS = 150
+# Long enough that a machine which stands still for a moment does not look like a late retrieval.
+TIMEOUT_MS = 1500
+HANGS_S = 60.0  # far longer than any wait: what takes less was not waited for
 THRESHOLD = 5  # failures in a row after which retrieval is left alone for a second
 POLICY = {
     "placements": {
@@ -160,10 +162,10 @@ def test_the_request_says_what_to_do_with_seen_items_before_the_placement(
 def test_a_late_retrieval_costs_its_timeout_and_popular_items_come_instead(
     stub: StubRetrieval, recommend: Recommend, kinds_of: Callable[..., set[str]], bundle: Bundle
 ) -> None:
-    stub.delay(5.0)
+    stub.delay(HANGS_S)
     started = time.monotonic()
     response = recommend(context={"placement": "plain"}, max_results=10)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < HANGS_S / 2
     assert kinds_of(response) == {"RETRIEVAL_UNAVAILABLE"}
     assert response.degradations[0].component == "retrieval"
     assert {item.item_id for item in response.items} <= set(popular(bundle, 100))
@@ -346,9 +348,9 @@ def test_a_retrieval_that_says_it_is_not_serving_is_not_called(
 def test_a_callers_deadline_bounds_the_wait_for_retrieval(
     stub: StubRetrieval, ranking: Any, kinds_of: Callable[..., set[str]]
 ) -> None:
-    stub.delay(5.0)
+    stub.delay(HANGS_S)
     # Below the service's own timeout for retrieval: a share of what the caller has is used, the rest is for the answer.
-    response = ranking.stub.Recommend(ranking_pb2.RecommendRequest(context={"placement": "plain"}), timeout=0.14)
+    response = ranking.stub.Recommend(ranking_pb2.RecommendRequest(context={"placement": "plain"}), timeout=1.4)
     assert "RETRIEVAL_UNAVAILABLE" in kinds_of(response)
     assert len(response.items) == 20
 
@@ -356,7 +358,7 @@ def test_a_callers_deadline_bounds_the_wait_for_retrieval(
 def test_a_hung_retrieval_does_not_hold_up_many_callers(
     stub: StubRetrieval, ranking: Any, kinds_of: Callable[..., set[str]]
 ) -> None:
-    stub.delay(5.0)
+    stub.delay(HANGS_S)
     started = time.monotonic()
     calls = [ranking.stub.Recommend.future(ranking_pb2.RecommendRequest(), timeout=10) for _ in range(24)]
     assert all("RETRIEVAL_UNAVAILABLE" in kinds_of(call.result()) for call in calls)
