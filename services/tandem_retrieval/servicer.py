@@ -8,14 +8,18 @@ import grpc
 
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_core.budget import Budget
-from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
+from tandem_core.errors import FieldViolation, InvalidRequest, TandemError
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED, parse_retrieve
-from tandem_core.grpc_render import retrieve_response, serving_state
+from tandem_core.grpc_parse_vectors import parse_embeddings, parse_similar_items
+from tandem_core.grpc_render import embeddings, retrieve_response, serving_state, similar_items_response
+from tandem_core.query import Query
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_core.serving_bundles import ServingBundles
+from tandem_core.similar_items import similar_items
 from tandem_core.stores.base import UserStore
-from tandem_core.user_state import with_stored
+from tandem_core.user_state import with_all_stored, with_stored
+from tandem_core.vectors import item_vectors, user_vectors
 
 
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
@@ -44,12 +48,24 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     def SimilarItems(
         self, request: retrieval_pb2.SimilarItemsRequest, context: grpc.ServicerContext
     ) -> retrieval_pb2.SimilarItemsResponse:
-        raise Unimplemented("SimilarItems is not built yet; see protos/README.md")
+        query = parse_similar_items(request)
+        Budget.of(context.time_remaining()).check()
+        bundle = self._bundles.held.choose().bundle
+        return similar_items_response(similar_items(bundle, query), bundle)
 
     def GetEmbeddings(
         self, request: retrieval_pb2.GetEmbeddingsRequest, context: grpc.ServicerContext
     ) -> retrieval_pb2.GetEmbeddingsResponse:
-        raise Unimplemented("GetEmbeddings is not built yet; see protos/README.md")
+        users = parse_embeddings(request, time.time_ns() // 1_000_000)
+        budget = Budget.of(context.time_remaining())
+        bundle = self._bundles.held.choose().bundle
+        known = [self._known(user, budget) for user in users]
+        item_ids = [item_id for item_id in request.item_ids if item_id in bundle.catalog.row_of]
+        return retrieval_pb2.GetEmbeddingsResponse(
+            items=embeddings(item_ids, item_vectors(bundle, item_ids)),
+            users=embeddings([user.user_id for user in known], user_vectors(bundle, known)),
+            bundle_id=bundle.id,
+        )
 
     def GetServingState(
         self, request: retrieval_pb2.GetServingStateRequest, context: grpc.ServicerContext
@@ -59,6 +75,10 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         return retrieval_pb2.GetServingStateResponse(
             state=serving_state(held, bundle, self._started_ms), sources=list(bundle.sources) if bundle else ()
         )
+
+    def _known(self, user: Query, budget: Budget) -> Query:
+        budget.check()
+        return with_all_stored(user, self._store)
 
     def _retrieve(self, request: retrieval_pb2.RetrieveRequest, budget: Budget) -> retrieval_pb2.RetrieveResponse:
         query = parse_retrieve(request, time.time_ns() // 1_000_000)

@@ -1,14 +1,16 @@
-"""Asking the ranking service, as a backend would."""
+"""Asking the services, as a backend would."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
 
 from tandem.common.v1 import attribute_pb2, context_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 
 class NotAnswered(Exception):  # noqa: N818
@@ -45,14 +47,40 @@ class Asking:
 
 def ask(target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:
     """Return the answer of the ranking service at `target`; raises NotAnswered."""
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with _channel_to(target) as channel:
         return ask_over(channel, target, asking, timeout_s)
 
 
 def ask_over(channel: grpc.Channel, target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:
     """As `ask`, over an open channel."""
     stub = ranking_pb2_grpc.RankingServiceStub(channel)
-    try:
+    with _refusals_named(target):
         return stub.Recommend(asking.request(), timeout=timeout_s)
+
+
+def ask_similar(
+    target: str, request: retrieval_pb2.SimilarItemsRequest, timeout_s: float
+) -> retrieval_pb2.SimilarItemsResponse:
+    """Return the answer of the retrieval service at `target`; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        return retrieval_pb2_grpc.RetrievalServiceStub(channel).SimilarItems(request, timeout=timeout_s)
+
+
+def ask_embeddings(
+    target: str, request: retrieval_pb2.GetEmbeddingsRequest, timeout_s: float
+) -> retrieval_pb2.GetEmbeddingsResponse:
+    """Return the answer of the retrieval service at `target`; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        return retrieval_pb2_grpc.RetrievalServiceStub(channel).GetEmbeddings(request, timeout=timeout_s)
+
+
+def _channel_to(target: str) -> grpc.Channel:
+    return grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
+
+
+@contextmanager
+def _refusals_named(target: str) -> Iterator[None]:
+    try:
+        yield
     except grpc.RpcError as error:
         raise NotAnswered(f"{target} answered {error.code().name}: {error.details()}") from error

@@ -27,6 +27,8 @@ app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
 app.command("serve")(online.serve)
 app.command("recommend")(online.recommend)
+app.command("similar")(online.similar)
+app.command("embeddings")(online.embeddings)
 app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
 
 

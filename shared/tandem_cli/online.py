@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -61,3 +62,50 @@ def recommend(
     with user_errors(NotAnswered):
         response = ask(target, asking, timeout)
     out.print(recommendation_table(response, f"user {user or '(nobody)'}"))
+
+
+def similar(
+    item: Annotated[list[str], typer.Argument(help="Item ids, 1 to 50; the answer is near to their mean.")],
+    k: Annotated[int, typer.Option("--k", help="Length of the list, 1 to 500.")] = 20,
+    registry: Annotated[Path, typer.Option(help="Folder of bundles, for titles; without it items go by id.")] = Path(
+        "bundles"
+    ),
+    target: Annotated[str, typer.Option(help="Address of the retrieval service.")] = "127.0.0.1:50051",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds.")] = 5.0,
+) -> None:
+    """Ask the retrieval service for items like the given ones and print them."""
+    from tandem.retrieval.v1 import retrieval_pb2  # noqa: PLC0415
+    from tandem_cli.client import NotAnswered, ask_similar  # noqa: PLC0415
+    from tandem_cli.show import similar_table  # noqa: PLC0415
+    from tandem_core.catalog import Catalog  # noqa: PLC0415
+    from tandem_core.errors import NotFound  # noqa: PLC0415
+    from tandem_core.registry import Registry  # noqa: PLC0415
+
+    if not 1 <= k <= 500:
+        fail(f"--k is {k}; a list has 1 to 500 items")
+    with user_errors(NotAnswered, NotFound):
+        response = ask_similar(target, retrieval_pb2.SimilarItemsRequest(item_ids=item, max_results=k), timeout)
+        file = Registry(registry).path_of(response.bundle_id) / "catalog.npz"
+    catalog = Catalog.load(file) if file.exists() else None
+    titles = dict(zip(catalog.item_ids, catalog.titles, strict=True)) if catalog else {}
+    out.print(similar_table(response, titles))
+
+
+def embeddings(
+    item: Annotated[list[str] | None, typer.Option(help="Item id; may be repeated, at most 500 times.")] = None,
+    user: Annotated[list[str] | None, typer.Option(help="User id; may be repeated, at most 64 times.")] = None,
+    target: Annotated[str, typer.Option(help="Address of the retrieval service.")] = "127.0.0.1:50051",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds.")] = 5.0,
+) -> None:
+    """Print vectors of items and users: kind, id, bundle_id and values as JSON, one a line; unknown items left out."""
+    from tandem.common.v1 import context_pb2  # noqa: PLC0415
+    from tandem.retrieval.v1 import retrieval_pb2  # noqa: PLC0415
+    from tandem_cli.client import NotAnswered, ask_embeddings  # noqa: PLC0415
+
+    users = [context_pb2.RequestContext(user_id=user_id) for user_id in user or ()]
+    with user_errors(NotAnswered):
+        response = ask_embeddings(target, retrieval_pb2.GetEmbeddingsRequest(item_ids=item, users=users), timeout)
+    for kind, found in (("item", response.items), ("user", response.users)):
+        for each in found:
+            line = {"kind": kind, "id": each.id, "bundle_id": response.bundle_id, "values": list(each.values)}
+            typer.echo(json.dumps(line))

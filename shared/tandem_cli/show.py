@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tandem.common.v1 import context_pb2, degradation_pb2
 from tandem.ranking.v1 import ranking_pb2
+from tandem.retrieval.v1 import retrieval_pb2
 
 if TYPE_CHECKING:
     from tandem_trainer.evaluate import Evaluation
@@ -66,6 +67,18 @@ def recommendation_table(
             for d in response.degradations
         ]
         table.caption = f"degraded: {', '.join(kinds)}"
+    return table
+
+
+def similar_table(response: retrieval_pb2.SimilarItemsResponse, titles: Mapping[str, str]) -> Table:
+    """Return the list as a table; items without a title in `titles` go by their id."""
+    table = Table(title=f"bundle {escape(response.bundle_id)}", title_justify="left")
+    table.add_column("rank", justify="right", min_width=4)
+    table.add_column("title", min_width=20, max_width=60, no_wrap=True)
+    table.add_column("score", justify="right", min_width=6)
+    found = response.candidates
+    for rank, (item_id, score) in enumerate(zip(found.item_ids, found.scores, strict=True), start=1):
+        table.add_row(str(rank), escape(titles.get(item_id) or item_id), f"{score:.4f}")
     return table
 
 

@@ -176,7 +176,6 @@ def parse_common(checks: Checks, request: AnyRequest, clock_ms: int) -> dict[str
     clock_ms: the server's time, for requests that carry none.
     """
     fields = parse_context(checks, request.context, clock_ms)
-    condition = _Filters(checks).parse(request.filter, "filter") if request.HasField("filter") else None
     interacted = None
     if request.HasField("seen_policy"):
         seen = request.seen_policy
@@ -184,7 +183,12 @@ def parse_common(checks: Checks, request: AnyRequest, clock_ms: int) -> dict[str
         checks.that(seen.interacted in filter_pb2.SeenMode.values(), "seen_policy.interacted", "is an unknown value")
         checks.that(seen.served_mode in filter_pb2.SeenMode.values(), "seen_policy.served_mode", "is an unknown value")
         interacted = Seen(int(seen.interacted)) if int(seen.interacted) in set(Seen) else None
-    return fields | {"condition": condition, "interacted": interacted}
+    return fields | {"condition": parse_filter(checks, request), "interacted": interacted}
+
+
+def parse_filter(checks: Checks, request: AnyRequest | retrieval_pb2.SimilarItemsRequest) -> Condition | None:
+    """Return the condition of a request's filter, None where it has none or a wrong one (and a violation was noted)."""
+    return _Filters(checks).parse(request.filter, "filter") if request.HasField("filter") else None
 
 
 def parse_fill(checks: Checks, fill: int, excluded: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import timestamp_pb2
+from numpy.typing import NDArray
 
 from tandem.common.v1 import attribute_pb2, candidates_pb2, degradation_pb2, serving_state_pb2
 from tandem.ranking.v1 import ranking_pb2
@@ -55,6 +56,17 @@ def retrieve_response(
         degradations=degradations([*more, *retrieved.degradations]),
         empty_reason=retrieved.empty_reason,
     )
+
+
+def similar_items_response(similar: CandidateBatch, bundle: Bundle) -> retrieval_pb2.SimilarItemsResponse:
+    return retrieval_pb2.SimilarItemsResponse(
+        candidates=candidate_list(similar, bundle, by_row=False), bundle_id=bundle.id
+    )
+
+
+def embeddings(ids: Iterable[str], vectors: NDArray[np.float32]) -> list[retrieval_pb2.Embedding]:
+    """Return ids with their vectors. vectors: float32 [n, D], in the order of the n ids."""
+    return [retrieval_pb2.Embedding(id=i, values=values) for i, values in zip(ids, vectors.tolist(), strict=True)]
 
 
 def degradations(found: Iterable[Degradation]) -> list[degradation_pb2.Degradation]:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 from tandem_core.degradation import Degradation, DegradationKind
+from tandem_core.errors import UpstreamUnavailable
 from tandem_core.query import Query
 from tandem_core.stores.base import StoreUnavailable, UserStore
 
@@ -30,3 +31,11 @@ def with_stored(query: Query, store: UserStore) -> tuple[Query, tuple[Degradatio
         attributes={**stored.attributes, **query.attributes},
     )
     return known, ()
+
+
+def with_all_stored(query: Query, store: UserStore) -> Query:
+    """As `with_stored`, for answers that cannot declare what is missing; raises UpstreamUnavailable."""
+    known, missing = with_stored(query, store)
+    if missing:
+        raise UpstreamUnavailable(f"the user store did not answer: {missing[0].message}")
+    return known

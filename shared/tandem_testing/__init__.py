@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from tandem_testing.refusal import Refusal
     from tandem_testing.running import RunningServer, serve
     from tandem_testing.seeded import readable_ids
-    from tandem_testing.slates import assert_valid_candidates, assert_valid_slate
+    from tandem_testing.slates import (
+        assert_valid_candidates,
+        assert_valid_embeddings,
+        assert_valid_similar_items,
+        assert_valid_slate,
+    )
     from tandem_testing.stub_ranking import StubRanking
     from tandem_testing.stub_retrieval import StubRetrieval
 
@@ -22,6 +27,8 @@ __all__ = [
     "StubRanking",
     "StubRetrieval",
     "assert_valid_candidates",
+    "assert_valid_embeddings",
+    "assert_valid_similar_items",
     "assert_valid_slate",
     "readable_ids",
     "serve",
@@ -33,6 +40,8 @@ _HOMES = {
     "StubRanking": "stub_ranking",
     "StubRetrieval": "stub_retrieval",
     "assert_valid_candidates": "slates",
+    "assert_valid_embeddings": "slates",
+    "assert_valid_similar_items": "slates",
     "assert_valid_slate": "slates",
     "readable_ids": "seeded",
     "serve": "running",

@@ -18,6 +18,8 @@ MOST_BATCHED = 64
 MOST_SOURCES = 32
 MOST_ATTRIBUTES = 16
 MOST_REASONS = 4
+MOST_GIVEN_ITEMS = 50
+MOST_EMBEDDED_ITEMS = 500
 
 
 def refuse_if(*found: Sequence[Violation]) -> None:
@@ -40,11 +42,17 @@ def length(field: str, values: Sequence[object], most: int, least: int = 0) -> l
     return [(field, f"has {len(values)} entries, {least} to {most} are allowed")]
 
 
-def context(message: context_pb2.RequestContext) -> list[Violation]:
+def ids(field: str, given: Sequence[str]) -> list[Violation]:
+    """Check that no id of a list is empty or too long."""
+    bad = next((i for i, item_id in enumerate(given) if not 0 < len(item_id) <= 256), None)
+    return [] if bad is None else [(f"{field}[{bad}]", "an id has 1 to 256 characters")]
+
+
+def context(message: context_pb2.RequestContext, field: str = "context") -> list[Violation]:
     """Check the ids of a request's context."""
     limits = {"request_id": 128, "placement": 128, "user_id": 256, "session_id": 256}
     return [
-        (f"context.{name}", f"has {len(text)} characters, at most {most} are allowed")
+        (f"{field}.{name}", f"has {len(text)} characters, at most {most} are allowed")
         for name, most in limits.items()
         if len(text := getattr(message, name)) > most
     ]

@@ -37,9 +37,9 @@ class Script:
 class ScriptedStub(Generic[RequestT, ResponseT]):
     """A stub that follows a script and records requests. Every method may be called while the stub serves.
 
-    The script holds for the calls that answer with items, single and batched; a batch counts as its single requests,
-    except that it waits only once. Without a script the stub gives seeded answers. Parts of a script add up: a failure
-    goes before a given answer, a given answer before all that changes the seeded one.
+    The script holds for the calls that answer with items or vectors, single and batched; a batch counts as its single
+    requests, except that it waits only once. Without a script the stub gives seeded answers. Parts of a script add up:
+    a failure goes before a given answer, a given answer before all that changes the seeded one.
     """
 
     def __init__(self) -> None:
@@ -84,11 +84,11 @@ class ScriptedStub(Generic[RequestT, ResponseT]):
         self._change(failure=Refusal(code, message), failures_left=times)
 
     def degrade(self, *degradations: degradation_pb2.Degradation) -> None:
-        """Declare these degradations in each seeded answer; its items stay as they are."""
+        """Declare these degradations in each seeded answer that has a field for them; its items stay as they are."""
         self._change(degradations=degradations)
 
     def empty(self) -> None:
-        """Answer with no items and an empty_reason."""
+        """Answer with no items, and an empty_reason where the answer has a field for it."""
         self._change(empty=True)
 
     def reset(self) -> None:

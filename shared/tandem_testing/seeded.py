@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from google.protobuf.message import Message
 
@@ -14,6 +16,7 @@ from tandem.common.v1 import context_pb2, filter_pb2
 BUNDLE_ID = "stub-bundle"
 SOURCES = ("two_tower", "als", "popularity")
 BACKFILL = "backfill"
+DIMENSION = 16
 WARM_EVENTS = 5
 
 _RRF_K = 60  # reciprocal rank fusion, as the real merge without learned weights
@@ -109,10 +112,30 @@ class SeededCatalogue:
         """Return for each item a number in [0, 1) that depends on the bundle and on `about` alone."""
         return _affinities(seed_of(self.bundle_id, *about), len(self.item_ids))
 
+    @cached_property
+    def vectors(self) -> list[list[float]]:
+        """A vector of length 1 for each item, row by row."""
+        return [self.vector("item", item_id) for item_id in self.item_ids]
+
+    def vector(self, *about: str) -> list[float]:
+        """Return a vector of length 1 that depends on the bundle and on `about` alone."""
+        return unit([2 * value - 1 for value in _affinities(seed_of(self.bundle_id, "vector", *about), DIMENSION)])
+
     def eligible(self, excluded: Iterable[str]) -> list[int]:
         """Return the rows that are not excluded."""
         gone = {self.row_of[item_id] for item_id in excluded if item_id in self.row_of}
         return [row for row in range(len(self.item_ids)) if row not in gone]
+
+    def similar(self, item_ids: Sequence[str]) -> list[Candidate]:
+        """Return all items but the given ones by their cosine with the given ones' mean, best first."""
+        given = sorted({self.row_of[item_id] for item_id in item_ids})
+        mean = unit([math.fsum(column) for column in zip(*(self.vectors[row] for row in given), strict=True)])
+        cosine = {
+            row: math.fsum(a * b for a, b in zip(self.vectors[row], mean, strict=True))
+            for row in self.eligible(item_ids)
+        }
+        best = sorted(cosine, key=lambda row: (-cosine[row], row))
+        return [Candidate(row, cosine[row], {"two_tower": (r, cosine[row])}) for r, row in enumerate(best, start=1)]
 
     def candidates(
         self, taste: str, eligible: Sequence[int], plans: Sequence[Plan], wanted: int, fill: int
@@ -146,6 +169,12 @@ class SeededCatalogue:
         """Return the eligible rows as one source orders them, with its scores. Popularity is alike for everybody."""
         scores = self.affinities(source) if source == "popularity" else self.affinities(source, taste)
         return [(row, scores[row]) for row in sorted(eligible, key=lambda row: (-scores[row], row))]
+
+
+def unit(vector: Sequence[float]) -> list[float]:
+    """Return a vector at length 1; one of zeros stays as it is."""
+    length = math.sqrt(math.fsum(value * value for value in vector)) or 1.0  # sum() rounds by the Python version
+    return [value / length for value in vector]
 
 
 def _affinities(seed: int, n: int) -> list[float]:

@@ -13,6 +13,8 @@ from tandem.retrieval.v1 import retrieval_pb2
 from tandem_testing import limits
 from tandem_testing.seeded import interacted_ids
 
+ROUNDING = 1e-4  # of float32, over a few hundred dimensions
+
 
 def assert_valid_slate(response: ranking_pb2.RecommendResponse, request: ranking_pb2.RecommendRequest) -> None:
     """Raise AssertionError where the answer breaks a promise of RecommendResponse, naming it and the item."""
@@ -53,20 +55,48 @@ def assert_valid_candidates(response: retrieval_pb2.RetrieveResponse, request: r
     _check_empty_reason(response.empty_reason, len(items))
     _check_degradations(response.degradations)
     _check_item_form(response, request)
-    for name, n in limits.column_lengths(found):
-        _promise(n in (0, len(items)), f"every column has {len(items)} entries, as the list", f"{name} has {n}")
-    _no_duplicates(items)
+    _check_columns(found, items)
     excluded = set(request.exclude_item_ids)
     if request.seen_policy.interacted in (filter_pb2.SEEN_MODE_UNSPECIFIED, filter_pb2.SEEN_MODE_EXCLUDE):
         excluded.update(interacted_ids(request.context))
     for item_id in found.item_ids:
         _promise(item_id not in excluded, "excluded items are absent", item_id)
-    above = math.inf
-    for item, score in zip(items, found.scores, strict=False):  # no scores at all means that all are 0
-        _promise(math.isfinite(score), "scores are finite", f"{item!r} with score {score}")
-        _promise(score <= above, f"candidates are best first: above it is {above}", f"{item!r} with score {score}")
-        above = score
-    _check_sources(found, items)
+
+
+def assert_valid_similar_items(
+    response: retrieval_pb2.SimilarItemsResponse, request: retrieval_pb2.SimilarItemsRequest
+) -> None:
+    """Raise AssertionError where the answer breaks a promise of SimilarItemsResponse, naming it and the item."""
+    found = response.candidates
+    _promise(bool(response.bundle_id), "bundle_id is set", repr(response.bundle_id))
+    most = request.max_results or limits.DEFAULT_RESULTS
+    _promise(len(found.item_ids) <= most, f"at most {most} items", f"{len(found.item_ids)} items")
+    _promise(not found.rows, "items are named by id", f"{len(found.rows)} rows")
+    _check_columns(found, found.item_ids)
+    for item_id in found.item_ids:
+        _promise(item_id not in request.item_ids, "the given items are absent", item_id)
+    for item_id, score in zip(found.item_ids, found.scores, strict=False):
+        _promise(abs(score) <= 1 + ROUNDING, "scores are cosines", f"{item_id!r} with score {score}")
+    sources = [column.source for column in found.source_columns]
+    _promise(set(sources) <= {"two_tower"}, "the only source is two_tower", sources)
+
+
+def assert_valid_embeddings(
+    response: retrieval_pb2.GetEmbeddingsResponse, request: retrieval_pb2.GetEmbeddingsRequest
+) -> None:
+    """Raise AssertionError where the answer breaks a promise of GetEmbeddingsResponse, naming it and the id."""
+    _promise(bool(response.bundle_id), "bundle_id is set", repr(response.bundle_id))
+    asked, items = list(request.item_ids), [item.id for item in response.items]
+    known = set(items)
+    _promise(items == [i for i in asked if i in known], "items in the order asked, unknown ids left out", items)
+    users = [user.id for user in response.users]
+    _promise(users == [user.user_id for user in request.users], "one vector for each user, in the order asked", users)
+    vectors = [*response.items, *response.users]
+    for each in vectors:
+        length = math.hypot(*each.values)
+        _promise(abs(length - 1) <= ROUNDING, "vectors have length 1", f"{each.id!r} with length {length}")
+        same = len(each.values) == len(vectors[0].values)
+        _promise(same, f"vectors have {len(vectors[0].values)} values", f"{each.id!r} with {len(each.values)}")
 
 
 def _promise(holds: bool, promise: str, shown: object) -> None:
@@ -139,6 +169,19 @@ def _check_item_form(response: retrieval_pb2.RetrieveResponse, request: retrieva
         _promise(same, f"rows count in the answering bundle, {response.bundle_id!r}", repr(found.bundle_id))
     for item in (*found.rows, *found.item_ids):
         _promise(item >= 0 if isinstance(item, int) else bool(item), "a row is 0 or more, an id is not empty", item)
+
+
+def _check_columns(found: candidates_pb2.CandidateList, items: Sequence[str] | Sequence[int]) -> None:
+    """Check what every list of candidates keeps, whatever call it answers."""
+    for name, n in limits.column_lengths(found):
+        _promise(n in (0, len(items)), f"every column has {len(items)} entries, as the list", f"{name} has {n}")
+    _no_duplicates(items)
+    above = math.inf
+    for item, score in zip(items, found.scores, strict=False):  # no scores at all means that all are 0
+        _promise(math.isfinite(score), "scores are finite", f"{item!r} with score {score}")
+        _promise(score <= above, f"candidates are best first: above it is {above}", f"{item!r} with score {score}")
+        above = score
+    _check_sources(found, items)
 
 
 def _check_sources(found: candidates_pb2.CandidateList, items: Sequence[str] | Sequence[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import grpc
 from google.protobuf import timestamp_pb2
@@ -12,7 +13,7 @@ from tandem.common.v1 import candidates_pb2, filter_pb2, serving_state_pb2
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_testing import limits
 from tandem_testing.refusal import Refusal, Violation, bundle_mismatch
-from tandem_testing.script import SCRIPTED_EMPTY, Script, ScriptedStub, unimplemented
+from tandem_testing.script import SCRIPTED_EMPTY, Script, ScriptedStub
 from tandem_testing.seeded import (
     BACKFILL,
     BUNDLE_ID,
@@ -29,13 +30,17 @@ from tandem_testing.seeded import (
 
 
 class StubRetrieval(
-    ScriptedStub[retrieval_pb2.RetrieveRequest, retrieval_pb2.RetrieveResponse],
+    ScriptedStub[
+        retrieval_pb2.RetrieveRequest | retrieval_pb2.SimilarItemsRequest | retrieval_pb2.GetEmbeddingsRequest,
+        retrieval_pb2.RetrieveResponse | retrieval_pb2.SimilarItemsResponse | retrieval_pb2.GetEmbeddingsResponse,
+    ],
     retrieval_pb2_grpc.RetrievalServiceServicer,
 ):
-    """Plays Retrieve, BatchRetrieve and GetServingState; the other calls are UNIMPLEMENTED.
+    """Plays every call of RetrievalService.
 
     Answers obey the contract and repeat: a user gets the same list each time, whatever the request_id. Requests beyond
     the contract's limits are refused as by the real service. Filters are not applied: a stub has no item columns.
+    SimilarItems compares the vectors that GetEmbeddings gives; the lists of Retrieve know nothing of them.
     """
 
     def __init__(self, catalogue: Sequence[str] | None = None, bundle_id: str = BUNDLE_ID) -> None:
@@ -54,7 +59,7 @@ class StubRetrieval(
         return self._catalogue.bundle_id
 
     def malformed(self) -> None:
-        """Answer with one score too many, which a client must not take for a list."""
+        """Answer with one score too many (or, in each vector, one value), which a client must not accept."""
         self._change(malformed=True)
 
     def Retrieve(
@@ -70,12 +75,14 @@ class StubRetrieval(
     def SimilarItems(
         self, request: retrieval_pb2.SimilarItemsRequest, context: grpc.ServicerContext
     ) -> retrieval_pb2.SimilarItemsResponse:
-        unimplemented(context)
+        answer = partial(self._follow, request, retrieval_pb2.SimilarItemsResponse, self._similar)
+        return self._reply(context, [request], answer)
 
     def GetEmbeddings(
         self, request: retrieval_pb2.GetEmbeddingsRequest, context: grpc.ServicerContext
     ) -> retrieval_pb2.GetEmbeddingsResponse:
-        unimplemented(context)
+        answer = partial(self._follow, request, retrieval_pb2.GetEmbeddingsResponse, self._embeddings)
+        return self._reply(context, [request], answer)
 
     def GetServingState(
         self, request: retrieval_pb2.GetServingStateRequest, context: grpc.ServicerContext
@@ -113,6 +120,44 @@ class StubRetrieval(
         if script.malformed:
             response.candidates.scores.append(0.0)
         return response
+
+    def _similar(
+        self, request: retrieval_pb2.SimilarItemsRequest, script: Script
+    ) -> retrieval_pb2.SimilarItemsResponse:
+        limits.refuse_if(
+            limits.length("item_ids", request.item_ids, limits.MOST_GIVEN_ITEMS, least=1),
+            limits.ids("item_ids", request.item_ids),
+            limits.count("max_results", request.max_results, limits.DEFAULT_RESULTS, limits.MOST_RESULTS),
+        )
+        if unknown := [item_id for item_id in request.item_ids if item_id not in self._catalogue.row_of]:
+            raise Refusal(grpc.StatusCode.NOT_FOUND, f"no item {unknown[0]!r} in the catalogue")
+        wanted = request.max_results or limits.DEFAULT_RESULTS
+        found = [] if script.empty else self._catalogue.similar(request.item_ids)[:wanted]
+        response = retrieval_pb2.SimilarItemsResponse(
+            candidates=self._columns(found, by_row=False), bundle_id=self.bundle_id
+        )
+        if script.malformed:
+            response.candidates.scores.append(0.0)
+        return response
+
+    def _embeddings(
+        self, request: retrieval_pb2.GetEmbeddingsRequest, script: Script
+    ) -> retrieval_pb2.GetEmbeddingsResponse:
+        limits.refuse_if(
+            limits.length("item_ids", request.item_ids, limits.MOST_EMBEDDED_ITEMS),
+            limits.ids("item_ids", request.item_ids),
+            limits.length("users", request.users, limits.MOST_BATCHED),
+            *(limits.context(user, f"users[{i}]") for i, user in enumerate(request.users)),
+        )
+        known = [] if script.empty else [i for i in request.item_ids if i in self._catalogue.row_of]
+        items = [(item_id, self._catalogue.vectors[self._catalogue.row_of[item_id]]) for item_id in known]
+        users = [(user.user_id, self._catalogue.vector("user", taste_of(user))) for user in request.users]
+        extra = [0.0] if script.malformed else []
+        return retrieval_pb2.GetEmbeddingsResponse(
+            items=[retrieval_pb2.Embedding(id=name, values=[*vector, *extra]) for name, vector in items],
+            users=[retrieval_pb2.Embedding(id=name, values=[*vector, *extra]) for name, vector in users],
+            bundle_id=self.bundle_id,
+        )
 
     def _find(self, request: retrieval_pb2.RetrieveRequest) -> list[Candidate]:
         wanted = request.max_candidates or limits.DEFAULT_CANDIDATES

@@ -123,6 +123,18 @@ def test_recommend_ends_with_one_clear_error(served: Served, arguments: list[str
     assert not result.stdout
 
 
+def test_similar_and_embeddings_ask_the_retrieval_service(served: Served, trained: Trained, registry: Registry) -> None:
+    target = ["--target", f"127.0.0.1:{served.retrieval_port}"]
+    similar = tandem("similar", "i007", "i010", "--k", "6", "--registry", str(registry.root), *target)
+    assert similar.exit_code == 0, similar.output
+    assert sum(title in similar.stdout for title in trained.dataset.items["title"]) >= 6
+    lines = tandem("embeddings", "--item", "i007", "--user", "nobody", *target).stdout.splitlines()
+    assert [(each["kind"], each["id"], each["bundle_id"]) for each in map(json.loads, lines)] == [
+        ("item", "i007", trained.bundle_id),
+        ("user", "nobody", trained.bundle_id),
+    ]
+
+
 @pytest.mark.skipif(not BUF.exists(), reason="buf is not installed: make buf-lint brings it, where there is npm")
 def test_buf_asks_as_a_client_that_knows_nothing_of_us(served: Served, trained: Trained) -> None:
     question = {"context": {"userId": "nobody", "requestId": "r-1"}, "maxResults": 3, "returnAttributes": ["title"]}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tandem_cli.main import app
+from tandem_core.bundle import Bundle
 from tandem_core.registry import Registry
+from tandem_testing import StubRetrieval, serve
 from tandem_trainer.config import TrainConfig, load_config
 from tandem_trainer.data import load_dataset
 from tandem_trainer.train import Trained
@@ -39,6 +43,70 @@ def test_recommend_refuses_a_length_no_list_has(k: str) -> None:
 def test_recommend_says_where_it_looked_when_nobody_answers() -> None:
     result = run(app, ["recommend", "--user", "u", "--target", "127.0.0.1:1", "--timeout", "0.3"])
     assert result.exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def retrieval() -> Iterator[str]:
+    """Where a stub listens that knows i001 to i030."""
+    with serve(StubRetrieval([f"i{i:03}" for i in range(1, 31)])) as running:
+        yield running.address
+
+
+def test_similar_prints_ids_where_the_bundle_is_not_at_hand(retrieval: str, tmp_path: Path) -> None:
+    result = run(app, ["similar", "i001", "i002", "--k", "3", "--target", retrieval, "--registry", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    rows = [line.split("│")[1:4] for line in result.stdout.splitlines() if "│" in line]
+    assert [row[0].strip() for row in rows] == ["1", "2", "3"]
+    named = [row[1].strip() for row in rows]
+    assert set(named) <= {f"i{i:03}" for i in range(3, 31)}
+    assert sorted((float(row[2]) for row in rows), reverse=True) == [float(row[2]) for row in rows]
+
+
+def test_similar_prints_titles_of_the_bundle_that_answered(
+    trained: Trained, registry: Registry, bundle: Bundle
+) -> None:
+    with serve(StubRetrieval(bundle.catalog.item_ids, trained.bundle_id)) as running:
+        result = run(
+            app, ["similar", "i001", "--k", "5", "--target", running.address, "--registry", str(registry.root)]
+        )
+    assert result.exit_code == 0, result.output
+    titles = trained.dataset.items["title"]
+    assert sum(title in result.stdout for title in titles) >= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["similar", "i001", "--k", "0"], "--k is 0; a list has 1 to 500 items"),
+        (["similar", "i001", "--k", "501"], "--k is 501"),
+        (["similar", "lost"], "answered NOT_FOUND: no item 'lost' in the catalogue"),
+        (["similar", *["i001"] * 51], "item_ids: has 51 entries"),
+        (["embeddings", *["--user", "u"] * 65], "users: has 65 entries"),
+        (["embeddings", "--item", "i001", "--target", "127.0.0.1:1", "--timeout", "0.3"], "127.0.0.1:1 answered"),
+    ],
+)
+def test_similar_and_embeddings_end_with_one_clear_error(retrieval: str, arguments: list[str], named: str) -> None:
+    target = [] if "--target" in arguments else ["--target", retrieval]
+    result = run(app, [*arguments, *target])
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not result.stdout
+
+
+def test_embeddings_are_a_json_object_a_line(retrieval: str) -> None:
+    asked = ["--item", "i002", "--item", "lost", "--item", "i001", "--user", "ann", "--user", ""]
+    result = run(app, ["embeddings", *asked, "--target", retrieval])
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["kind"], line["id"]) for line in lines] == [
+        ("item", "i002"),
+        ("item", "i001"),
+        ("user", "ann"),
+        ("user", ""),
+    ]
+    assert {line["bundle_id"] for line in lines} == {"stub-bundle"}
+    assert {len(line["values"]) for line in lines} == {16}
 
 
 def test_bundles_are_listed_and_the_current_one_is_marked(trained: Trained, registry: Registry) -> None:

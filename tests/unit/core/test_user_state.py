@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tandem_core.degradation import DegradationKind
+from tandem_core.errors import UpstreamUnavailable
 from tandem_core.query import Query, UserEvents
 from tandem_core.stores.base import StoredEvent, StoredUser, StoreUnavailable
 from tandem_core.stores.sqlite import SqliteStore
-from tandem_core.user_state import with_stored
+from tandem_core.user_state import with_all_stored, with_stored
 
 MakeQuery = Callable[..., Query]
 
@@ -74,3 +75,13 @@ def test_events_reach_the_query_from_a_real_store(make_query: MakeQuery, tmp_pat
     unknown, missing = with_stored(make_query(user_id="bob"), store)
     assert len(unknown.events) == 0
     assert missing == ()
+
+
+def test_where_nothing_can_be_declared_a_store_out_of_reach_is_an_error(make_query: MakeQuery) -> None:
+    whole = with_all_stored(make_query(user_id="ann"), OneUser())  # type: ignore[arg-type]
+    assert list(whole.events.item_ids) == ["i1", "i2"]
+    broken = OneUser(broken=True)
+    with pytest.raises(UpstreamUnavailable, match="user store did not answer"):
+        with_all_stored(make_query(user_id="ann"), broken)  # type: ignore[arg-type]
+    for query in (make_query(user_id="ann", anonymous=True), make_query()):
+        assert with_all_stored(query, broken) == query  # type: ignore[arg-type]

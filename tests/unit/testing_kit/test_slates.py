@@ -10,7 +10,12 @@ import pytest
 from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, degradation_pb2, filter_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
-from tandem_testing import assert_valid_candidates, assert_valid_slate
+from tandem_testing import (
+    assert_valid_candidates,
+    assert_valid_embeddings,
+    assert_valid_similar_items,
+    assert_valid_slate,
+)
 
 Slate = ranking_pb2.RecommendResponse
 Found = retrieval_pb2.RetrieveResponse
@@ -200,3 +205,81 @@ def test_rows_of_another_bundle_than_the_answering_one_are_found() -> None:
     response.candidates.bundle_id = "older"
     with pytest.raises(AssertionError, match="rows count in the answering bundle, 'b'\nby: 'older'"):
         assert_valid_candidates(response, request)
+
+
+def similar_request() -> retrieval_pb2.SimilarItemsRequest:
+    return retrieval_pb2.SimilarItemsRequest(item_ids=["given"], max_results=2)
+
+
+def similar() -> retrieval_pb2.SimilarItemsResponse:
+    candidates = candidates_pb2.CandidateList(item_ids=["x", "y"], scores=[1, -0.5], source_masks=[1, 1])
+    candidates.source_columns.add(source="two_tower", ranks=[1, 2], scores=[1, -0.5])
+    return retrieval_pb2.SimilarItemsResponse(candidates=candidates, bundle_id="b")
+
+
+def test_valid_similar_items_pass() -> None:
+    assert_valid_similar_items(similar(), similar_request())
+    assert_valid_similar_items(retrieval_pb2.SimilarItemsResponse(bundle_id="b"), similar_request())
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (setting("bundle_id", ""), "bundle_id is set"),
+        (setting("candidates.item_ids", ["z"]), "at most 2 items"),
+        (setting("candidates.rows", [1, 2]), "items are named by id"),
+        (setting("candidates.item_ids[1]", "x"), "no item comes twice"),
+        (setting("candidates.item_ids[1]", "given"), "the given items are absent"),
+        (setting("candidates.scores", [0.1]), "every column has 2 entries"),
+        (setting("candidates.scores[0]", -0.9), "best first"),
+        (setting("candidates.scores[0]", 1.5), "scores are cosines"),
+        (setting("candidates.source_masks[0]", 2), "the source mask names the sources"),
+        (setting("candidates.source_columns[0].source", "als"), "the only source is two_tower"),
+    ],
+)
+def test_similar_items_that_break_a_promise_are_found(change: Callable[..., None], promise: str) -> None:
+    response = similar()
+    change(response)
+    with pytest.raises(AssertionError, match=promise):
+        assert_valid_similar_items(response, similar_request())
+
+
+def vectors_request() -> retrieval_pb2.GetEmbeddingsRequest:
+    users = [context_pb2.RequestContext(user_id="ann"), context_pb2.RequestContext()]
+    return retrieval_pb2.GetEmbeddingsRequest(item_ids=["a", "lost", "b", "a"], users=users)
+
+
+def vectors() -> retrieval_pb2.GetEmbeddingsResponse:
+    response = retrieval_pb2.GetEmbeddingsResponse(bundle_id="b")
+    for item_id in ("a", "b", "a"):
+        response.items.add(id=item_id, values=[0.6, -0.8])
+    for user_id in ("ann", ""):
+        response.users.add(id=user_id, values=[0, 1])
+    return response
+
+
+def test_valid_vectors_pass() -> None:
+    assert_valid_embeddings(vectors(), vectors_request())
+    empty = retrieval_pb2.GetEmbeddingsResponse(bundle_id="b")
+    assert_valid_embeddings(empty, retrieval_pb2.GetEmbeddingsRequest(item_ids=["lost"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (setting("bundle_id", ""), "bundle_id is set"),
+        (setting("items[1].id", "a"), "items in the order asked"),
+        (setting("items[1].id", "unasked"), "items in the order asked"),
+        (setting("items", [retrieval_pb2.Embedding(id="b", values=[0, 1])]), "items in the order asked"),
+        (setting("users[1].id", "ann"), "one vector for each user"),
+        (setting("users", [retrieval_pb2.Embedding(values=[0, 1])]), "one vector for each user"),
+        (setting("items[1].values[0]", 0.5), "vectors have length 1"),
+        (setting("users[0].values", [0]), "vectors have 2 values"),
+        (setting("users[0].values[1]", math.nan), "vectors have length 1"),
+    ],
+)
+def test_vectors_that_break_a_promise_are_found(change: Callable[..., None], promise: str) -> None:
+    response = vectors()
+    change(response)
+    with pytest.raises(AssertionError, match=promise):
+        assert_valid_embeddings(response, vectors_request())

@@ -289,20 +289,59 @@ def test_a_catalogue_with_doubled_or_empty_ids_is_refused(catalogue: list[str]) 
         StubRetrieval(catalogue)
 
 
-def test_the_state_is_told_and_other_calls_are_unimplemented(tandem_retrieval_stub: Served) -> None:
+def similar(served: Served, *item_ids: str, **fields: Any) -> retrieval_pb2.SimilarItemsResponse:
+    request = retrieval_pb2.SimilarItemsRequest(item_ids=item_ids, **fields)
+    return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).SimilarItems(request, timeout=5)
+
+
+def vectors(served: Served, *item_ids: str, users: Any = ()) -> retrieval_pb2.GetEmbeddingsResponse:
+    request = retrieval_pb2.GetEmbeddingsRequest(item_ids=item_ids, users=users)
+    return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).GetEmbeddings(request, timeout=5)
+
+
+def test_similar_items_and_vectors_are_known_to_the_letter(tandem_retrieval_stub: Served) -> None:
+    """Callers may keep answers as golden files: a change of the seeds would break them all."""
+    response = similar(tandem_retrieval_stub, "quiet-river", max_results=3)
+    assert list(response.candidates.item_ids) == ["lively-raven", "crimson-maple", "copper-otter"]
+    values = vectors(tandem_retrieval_stub, "quiet-river").items[0].values
+    assert list(values[:3]) == pytest.approx([0.3553, -0.5027, 0.2833], abs=1e-4)
+
+
+def test_a_user_has_the_same_vector_whatever_the_request_is_called(tandem_retrieval_stub: Served) -> None:
+    users = [{"user_id": "ann"}, {"user_id": "ann", "request_id": "r-2"}, {"user_id": "bob"}]
+    ann, again, bob = vectors(tandem_retrieval_stub, users=users).users
+    assert ann == again
+    assert ann.values != bob.values
+
+
+def test_the_script_holds_for_similar_items_and_vectors_too(tandem_retrieval_stub: Served) -> None:
+    script = tandem_retrieval_stub.stub
+    script.malformed()
+    broken = similar(tandem_retrieval_stub, "quiet-river", max_results=5)
+    assert (len(broken.candidates.item_ids), len(broken.candidates.scores)) == (5, 6)
+    assert len(vectors(tandem_retrieval_stub, "quiet-river", users=[{}]).users[0].values) == 17
+    script.reset()
+    script.empty()
+    assert not similar(tandem_retrieval_stub, "quiet-river").candidates.item_ids
+    answer = vectors(tandem_retrieval_stub, "quiet-river", users=[{}])
+    assert (len(answer.items), len(answer.users)) == (0, 1)
+    script.answer_with(retrieval_pb2.SimilarItemsResponse(bundle_id="mine"))
+    assert similar(tandem_retrieval_stub, "lost").bundle_id == "mine"
+    assert vectors(tandem_retrieval_stub).bundle_id == "stub-bundle"  # a call of another type
+    script.fail(grpc.StatusCode.UNAVAILABLE, times=2)
+    for call in (similar, vectors):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(tandem_retrieval_stub, "quiet-river")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(script.last_request, retrieval_pb2.GetEmbeddingsRequest)
+
+
+def test_the_state_is_told(tandem_retrieval_stub: Served) -> None:
     stub = retrieval_pb2_grpc.RetrievalServiceStub(tandem_retrieval_stub.channel)
     state = stub.GetServingState(retrieval_pb2.GetServingStateRequest())
     assert state.state.serving
     assert state.state.catalogue_size == 1000
     assert list(state.sources) == ["two_tower", "als", "popularity"]
-    calls: list[tuple[Any, Any]] = [
-        (stub.SimilarItems, retrieval_pb2.SimilarItemsRequest()),
-        (stub.GetEmbeddings, retrieval_pb2.GetEmbeddingsRequest()),
-    ]
-    for call, request in calls:
-        with pytest.raises(grpc.RpcError) as caught:
-            call(request)
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_call_that_was_given_up_does_not_use_up_a_failure(tandem_retrieval_stub: Served) -> None:

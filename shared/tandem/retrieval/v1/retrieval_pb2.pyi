@@ -269,7 +269,9 @@ class SimilarItemsRequest(_message.Message):
     """0 means 20. Negative or above 500 is rejected."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required, 1 to 50 items of the catalogue; the answer is near to their mean. Unknown ids are NOT_FOUND."""
+        """Required, 1 to 50 items of the catalogue; the answer is near to their mean. Unknown ids are NOT_FOUND. Their
+        order does not matter, and an id that is named twice counts once.
+        """
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -300,7 +302,10 @@ class SimilarItemsResponse(_message.Message):
     """The bundle that answered."""
     @_builtins.property
     def candidates(self) -> _candidates_pb2.CandidateList:
-        """Best first, by item id."""
+        """Best first, ties in the order of the catalogue, by item id. Scores are cosines with the mean of the given items,
+        from -1 to 1; the only source is "two_tower". Shorter than max_results only when fewer items match the filter.
+        Empty when none does, and when the vectors of the given items cancel out, so that nothing is near to their mean.
+        """
 
     def __init__(
         self,
@@ -324,11 +329,13 @@ class GetEmbeddingsRequest(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 500 item ids. Unknown ids are left out of the answer."""
+        """At most 500 item ids. Unknown ids are left out of the answer; an id that is named twice is answered twice."""
 
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_context_pb2.RequestContext]:
-        """At most 64 users, each as a recommendation would see it."""
+        """At most 64 users, each as a recommendation would see it: stored history and attributes, and what the context
+        brings. One of whom nothing is known is no error: the vector is that of a new user at this moment.
+        """
 
     def __init__(
         self,
@@ -355,11 +362,11 @@ class GetEmbeddingsResponse(_message.Message):
     """The bundle that answered."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """In the order of the request, unknown ids left out."""
+        """In the order of the request, unknown ids left out. None asked for: none."""
 
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """In the order of the request."""
+        """One for each user, in the order of the request."""
 
     def __init__(
         self,
@@ -383,7 +390,7 @@ class Embedding(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Item id or user id."""
+    """Item id, or the user_id of the context, which may be empty."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Unit length, the bundle's dimension."""

@@ -84,14 +84,23 @@ class RetrievalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SimilarItems(self, request, context):
-        """Items like the given ones, by the item tower.
+        """Items like the given ones, by the item tower. The user plays no part: nothing is left out as seen.
+
+        Errors: INVALID_ARGUMENT (with field violations), NOT_FOUND when one of item_ids is not in the catalogue,
+        UNAVAILABLE while no bundle is loaded, DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetEmbeddings(self, request, context):
-        """Vectors of items and users, for callers that do their own comparison.
+        """Vectors of items and users, for callers that do their own comparison. The inner product of a user's and an
+        item's vector is the score that source "two_tower" gives the item in Retrieve. Vectors of different bundles do
+        not compare.
+
+        Errors: INVALID_ARGUMENT (with field violations), UNAVAILABLE while no bundle is loaded, UNAVAILABLE with reason
+        UPSTREAM_UNAVAILABLE when the stored history of one of the users cannot be read (a vector made without it would
+        be another user's; anonymous users and those without user_id need none), DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,9 +42,20 @@ class RetrievalServiceStub:
     BatchRetrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveResponse]
     """Candidates for up to 64 users. Each result equals that of a single call."""
     SimilarItems: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.SimilarItemsRequest, _retrieval_pb2.SimilarItemsResponse]
-    """Items like the given ones, by the item tower."""
+    """Items like the given ones, by the item tower. The user plays no part: nothing is left out as seen.
+
+    Errors: INVALID_ARGUMENT (with field violations), NOT_FOUND when one of item_ids is not in the catalogue,
+    UNAVAILABLE while no bundle is loaded, DEADLINE_EXCEEDED.
+    """
     GetEmbeddings: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetEmbeddingsRequest, _retrieval_pb2.GetEmbeddingsResponse]
-    """Vectors of items and users, for callers that do their own comparison."""
+    """Vectors of items and users, for callers that do their own comparison. The inner product of a user's and an
+    item's vector is the score that source "two_tower" gives the item in Retrieve. Vectors of different bundles do
+    not compare.
+
+    Errors: INVALID_ARGUMENT (with field violations), UNAVAILABLE while no bundle is loaded, UNAVAILABLE with reason
+    UPSTREAM_UNAVAILABLE when the stored history of one of the users cannot be read (a vector made without it would
+    be another user's; anonymous users and those without user_id need none), DEADLINE_EXCEEDED.
+    """
     GetServingState: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetServingStateRequest, _retrieval_pb2.GetServingStateResponse]
     """What is served, and why not."""
 
@@ -62,9 +73,20 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     BatchRetrieve: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveResponse]  # type: ignore[assignment]
     """Candidates for up to 64 users. Each result equals that of a single call."""
     SimilarItems: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SimilarItemsRequest, _retrieval_pb2.SimilarItemsResponse]  # type: ignore[assignment]
-    """Items like the given ones, by the item tower."""
+    """Items like the given ones, by the item tower. The user plays no part: nothing is left out as seen.
+
+    Errors: INVALID_ARGUMENT (with field violations), NOT_FOUND when one of item_ids is not in the catalogue,
+    UNAVAILABLE while no bundle is loaded, DEADLINE_EXCEEDED.
+    """
     GetEmbeddings: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetEmbeddingsRequest, _retrieval_pb2.GetEmbeddingsResponse]  # type: ignore[assignment]
-    """Vectors of items and users, for callers that do their own comparison."""
+    """Vectors of items and users, for callers that do their own comparison. The inner product of a user's and an
+    item's vector is the score that source "two_tower" gives the item in Retrieve. Vectors of different bundles do
+    not compare.
+
+    Errors: INVALID_ARGUMENT (with field violations), UNAVAILABLE while no bundle is loaded, UNAVAILABLE with reason
+    UPSTREAM_UNAVAILABLE when the stored history of one of the users cannot be read (a vector made without it would
+    be another user's; anonymous users and those without user_id need none), DEADLINE_EXCEEDED.
+    """
     GetServingState: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetServingStateRequest, _retrieval_pb2.GetServingStateResponse]  # type: ignore[assignment]
     """What is served, and why not."""
 
@@ -97,7 +119,11 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.SimilarItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.SimilarItemsResponse, _abc.Awaitable[_retrieval_pb2.SimilarItemsResponse]]:
-        """Items like the given ones, by the item tower."""
+        """Items like the given ones, by the item tower. The user plays no part: nothing is left out as seen.
+
+        Errors: INVALID_ARGUMENT (with field violations), NOT_FOUND when one of item_ids is not in the catalogue,
+        UNAVAILABLE while no bundle is loaded, DEADLINE_EXCEEDED.
+        """
 
     @_abc_1.abstractmethod
     def GetEmbeddings(
@@ -105,7 +131,14 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.GetEmbeddingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.GetEmbeddingsResponse, _abc.Awaitable[_retrieval_pb2.GetEmbeddingsResponse]]:
-        """Vectors of items and users, for callers that do their own comparison."""
+        """Vectors of items and users, for callers that do their own comparison. The inner product of a user's and an
+        item's vector is the score that source "two_tower" gives the item in Retrieve. Vectors of different bundles do
+        not compare.
+
+        Errors: INVALID_ARGUMENT (with field violations), UNAVAILABLE while no bundle is loaded, UNAVAILABLE with reason
+        UPSTREAM_UNAVAILABLE when the stored history of one of the users cannot be read (a vector made without it would
+        be another user's; anonymous users and those without user_id need none), DEADLINE_EXCEEDED.
+        """
 
     @_abc_1.abstractmethod
     def GetServingState(
