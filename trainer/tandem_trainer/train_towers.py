@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from tandem_core.features import FeatureSchema
 from tandem_trainer.examples import Batch, Examples
-from tandem_trainer.losses import MixedNegatives, in_batch_softmax_loss
+from tandem_trainer.losses import SMALLEST_BATCH, MixedNegatives, in_batch_softmax_loss
 from tandem_trainer.towers import ItemTower, TowerSettings, UserTower
 
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
-SMALLEST_BATCH = 512  # below it there are too few negatives for in-batch softmax
 
 
 class TowerTrainingSettings(BaseModel):

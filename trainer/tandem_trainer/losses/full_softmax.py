@@ -1,0 +1,104 @@
+"""Cross-entropy over the whole catalogue, loss and gradients computed together, a few rows at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 128  # rows at a time: 128 x 3,416 logits stay in the cache (measured 64 .. 2,048)
+_SAFE_LOGIT = 40.0  # e^40 times 1e9 items still is a float32, and e^-40 still is no subnormal one
+
+
+def full_softmax_loss(
+    query: Tensor,
+    items: Tensor,
+    target_rows: Tensor,
+    temperature: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """Softmax cross-entropy of each target against all items; [B, N] is never held as a whole.
+
+    query: float [B, D]. items: float [N, D], all of the catalogue. target_rows: int64 [B], places in `items`; -1 marks
+    a row that does not count. weight: float [B], 0 or more; None: all 1. bias: float [N] added to the logits, -inf for
+    an item that is no negative. Returns a scalar (nats), the weighted mean over rows; gradients reach query, items and
+    bias. Raises ValueError where no row counts.
+    """
+    given = torch.ones_like(query[:, 0]) if weight is None else weight.to(query.dtype)
+    kept = torch.nonzero((target_rows >= 0) & (given > 0)).squeeze(1)
+    if not len(kept):
+        raise ValueError(f"none of {len(target_rows)} rows has a target and a weight above 0")
+    if len(kept) < len(target_rows):  # padding costs nothing then
+        query, target_rows, given = query[kept], target_rows[kept], given[kept]
+    share = given / given.sum()
+    loss: Tensor = _FullSoftmax.apply(  # type: ignore[no-untyped-call]
+        query, items, bias, target_rows, share, temperature, chunk
+    )
+    return loss
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """The loss is a scalar: its gradients are known up to a factor while the logits are still in the cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        items: Tensor,
+        bias: Tensor | None,
+        target_rows: Tensor,
+        share: Tensor,
+        temperature: float,
+        chunk: int,
+    ) -> Tensor:
+        """share: float [B], each row's part of the mean, sum 1."""
+        scaled = query / temperature
+        wanted = any(ctx.needs_input_grad[:3])
+        shift = not _safe_unshifted(scaled, items, bias)
+        log_sums = scaled.new_empty(len(scaled))
+        grad_query = torch.empty_like(scaled) if wanted else None
+        grad_items = torch.zeros_like(items) if wanted else None
+        grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
+        for start in range(0, len(scaled), chunk):
+            rows = slice(start, start + chunk)
+            part = scaled[rows]
+            logits = part @ items.T if bias is None else torch.addmm(bias, part, items.T)
+            # Softmax needs no maximum where no logit can overflow: one pass over memory less.
+            highest = logits.amax(1) if shift else None
+            if highest is not None:
+                logits.sub_(highest[:, None])
+            sums = logits.exp_().sum(1)
+            log_sums[rows] = sums.log() if highest is None else sums.log() + highest
+            if grad_query is None or grad_items is None:
+                continue
+            factor = (share[rows] / sums)[:, None]  # on the narrow side: logits are not passed over again
+            torch.mm(logits, items, out=grad_query[rows]).mul_(factor)
+            grad_items.addmm_(logits.T, part * factor)
+            if grad_bias is not None:
+                grad_bias.addmv_(logits.T, factor.squeeze(1))
+        own = items[target_rows]
+        own_logits = (scaled * own).sum(1) if bias is None else (scaled * own).sum(1) + bias[target_rows]
+        if grad_query is not None and grad_items is not None:
+            grad_query.addcmul_(own, share[:, None], value=-1).div_(temperature)
+            grad_items.index_add_(0, target_rows, scaled * share[:, None], alpha=-1)
+            if grad_bias is not None:
+                grad_bias.index_add_(0, target_rows, share, alpha=-1)
+            ctx.save_for_backward(grad_query, grad_items, grad_bias)
+        return (log_sums - own_logits) @ share
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        of_inputs = (None if saved is None else grad * saved for saved in ctx.saved_tensors)
+        return (*of_inputs, None, None, None, None)
+
+
+def _safe_unshifted(scaled: Tensor, items: Tensor, bias: Tensor | None) -> bool:
+    """Say whether no logit can be larger than `_SAFE_LOGIT`, and each row has one that is not below its negative."""
+    largest = scaled.norm(dim=1).max() * items.norm(dim=1).max()
+    if bias is not None:
+        largest = largest + bias.max().abs()
+    return bool(largest < _SAFE_LOGIT)  # NaN: no
