@@ -26,7 +26,7 @@ from tandem_trainer.train_towers import TowerTrainingSettings
 SMALL = TrainConfig(
     threads=1,
     data=DataSettings(adapter="synthetic", synthetic_users=400, synthetic_items=300),
-    towers=TowerTrainingSettings(epochs=2, examples_per_epoch=4096),
+    towers=TowerTrainingSettings(most_examples=8000, validations=2),
 )
 
 

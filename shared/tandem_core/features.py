@@ -16,7 +16,6 @@ from tandem_core.catalog import Catalog
 from tandem_core.query import Query, Regime, UserEvents
 
 MS_PER_HOUR = 3_600_000
-AGE_BUCKETS = 16
 CONTEXT_FEATURES = ("hour", "weekday")
 CONTEXT_SIZES = (25, 8)  # 0 is "unknown" in each
 
@@ -42,7 +41,6 @@ class FeatureSchema(BaseModel):
     item_codes: tuple[str, ...]  # catalogue columns the item tower embeds
     item_numbers: tuple[str, ...]  # catalogue columns the towers and the ranker read as numbers
     history_length: int = Field(ge=1, le=1000)  # newest events the user tower sees
-    history_half_life: float = Field(gt=0)  # in events: weight of the n-th newest is .5 ** (n / half_life)
     vector_dim: int = Field(ge=1)
     cold_user_events: int = Field(default=5, ge=0)  # fewer events than this: the user is cold
     cold_item_events: int = Field(default=5, ge=0)  # fewer training events than this: the item is cold
@@ -96,17 +94,6 @@ def encode_context(now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return int64 [B, 2]: hour of day 1..24 and day of week 1..7 (Thursday is 1), both UTC."""
     hours = now_ms // MS_PER_HOUR
     return np.stack([hours % 24 + 1, hours // 24 % 7 + 1], axis=-1)
-
-
-def encode_ages(timestamps: NDArray[np.int64], newest: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return buckets 0..15 of the time between an event and the newest event of its history.
-
-    Bucket b > 0 ends at 4 * (2^b - 1) minutes, the last one is open. Counted from the newest event and not from now,
-    so that a history means the same a minute later and, in a replay, years later.
-    """
-    units = np.maximum(newest - timestamps, 0) / (4 * 60_000)
-    buckets: NDArray[np.float64] = np.minimum(np.ceil(np.log2(1 + units)), AGE_BUCKETS - 1)
-    return buckets.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +193,9 @@ def user_tower_inputs(
     """Return the user tower's inputs for B users, padded to the longest history among them (at least 1).
 
     history_vectors float32 [B, H, D], history_mask float32 [B, H] (1 for events), history_types int64 [B, H],
-    history_ages int64 [B, H] (buckets of `encode_ages`), user_attributes int64 [B, A], context int64 [B, 2].
-    Histories are newest first.
+    history_ages int64 [B, H], user_attributes int64 [B, A], context int64 [B, 2]. Histories are newest first; ages are
+    milliseconds before the newest event and not before now, so that a history means the same a minute later and, in a
+    replay, years later.
     """
     histories = [user.history.newest(schema.history_length) for user in users]
     length = max(1, *(len(history) for history in histories)) if histories else 1
@@ -219,7 +207,7 @@ def user_tower_inputs(
             vectors[i, :h] = item_vectors[history.rows]
             mask[i, :h] = 1
             types[i, :h] = history.types
-            ages[i, :h] = encode_ages(history.timestamps, history.timestamps[0])
+            ages[i, :h] = np.maximum(history.timestamps[0] - history.timestamps, 0)
     return {
         "history_vectors": vectors,
         "history_mask": mask,

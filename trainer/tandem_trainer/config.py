@@ -47,7 +47,6 @@ class FeatureSettings(Settings):
     """What the models see."""
 
     history_length: int = Field(default=50, ge=1, le=1000)
-    history_half_life: float = Field(default=10.0, gt=0)  # in events, of the decayed mean in the user tower
     als_half_life: float = Field(default=5.0, gt=0)  # in events, of the fold-in: HR@10 .213, at 10 .182 (ml-1m)
     content_dims: int = Field(default=64, ge=1)
     most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns

@@ -1,7 +1,9 @@
 """Training examples of the user tower: what a user had done before each event, gathered on the fly.
 
-A batch holds exactly what `tandem_core.features.user_tower_inputs` gives for the same user at that moment (a test
+A `Batch` holds exactly what `tandem_core.features.user_tower_inputs` gives for the same user at that moment (a test
 holds them together), but as item rows: the item tower is trained along, so the vectors do not exist yet.
+A `Sequences` batch holds the same for all events of a stretch of a user's life at once: one pass over the stretch
+predicts each of its events, which is what makes training on long histories affordable.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import FeatureSchema, encode_ages, encode_context
+from tandem_core.features import FeatureSchema, encode_context
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """B examples, histories newest first and padded to the longest among them (at least 1).
 
-    history_rows int64 [B, H] (0 where masked). history_mask float32 [B, H]. history_types, history_ages int64 [B, H].
+    history_rows int64 [B, H] (0 where masked). history_mask float32 [B, H]. history_types int64 [B, H]. history_ages
+    int64 [B, H], milliseconds before the newest event.
     user_attributes int64 [B, A]. context int64 [B, 2]. target_rows int64 [B]. weights float32 [B].
     """
 
@@ -36,6 +39,27 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.target_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """B stretches of users' lives, newest first and padded to the longest: place i holds an event and what came next.
+
+    history_rows, history_types, history_ages int64 [B, H], history_mask float32 [B, H], user_attributes int64 [B, A]:
+    as in `Batch`; the mask is also 0 at the place before a user's first event. context int64 [B, H, 2], of the moment
+    of the next event. target_rows int64 [B, H], the next event, -1 where there is none. weights float32 [B, H], 0
+    where there is none. users int64 [B].
+    """
+
+    history_rows: NDArray[np.int64]
+    history_mask: NDArray[np.float32]
+    history_types: NDArray[np.int64]
+    history_ages: NDArray[np.int64]
+    user_attributes: NDArray[np.int64]
+    context: NDArray[np.int64]
+    target_rows: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    users: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +95,7 @@ class Examples:
         back = np.arange(1, max(1, lengths.max(initial=0)) + 1)
         mask = back <= lengths[:, None]  # [B, H]
         history = np.where(mask, places[:, None] - back, 0)
-        ages = encode_ages(self.timestamps[history], self.timestamps[history[:, :1]])
+        ages = self.timestamps[history[:, :1]] - self.timestamps[history]
         return Batch(
             history_rows=np.where(mask, self.rows[history], 0).astype(np.int64),
             history_mask=mask.astype(np.float32),
@@ -81,6 +105,44 @@ class Examples:
             context=encode_context(self.timestamps[places]),
             target_rows=self.rows[places].astype(np.int64),
             weights=self.schema.type_weights[self.types[places]],
+        )
+
+    def stretches(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Cut every user's events into stretches of at most `history_length`, elsewhere each time.
+
+        Returns int64 [S, 2], the places of a stretch's oldest event and, exclusive, of its newest. All events must be
+        targets.
+        """
+        if len(self.targets) != len(self.rows):
+            raise ValueError(f"{len(self.targets)} of {len(self.rows)} events are targets; stretches need all of them")
+        length = self.schema.history_length
+        place = np.arange(len(self.rows))
+        counts = np.bincount(self.users)
+        # A user's oldest stretch has 1..length events, so that every event is near a stretch's beginning at times.
+        oldest = np.where(counts > length, rng.integers(1, length + 1, len(counts)), length)[self.users]
+        passed = place - self.starts
+        cuts = np.flatnonzero((passed == 0) | ((passed >= oldest) & ((passed - oldest) % length == 0)))
+        return np.stack([cuts, np.append(cuts[1:], len(place))], axis=1)
+
+    def sequences(self, stretches: NDArray[np.int64]) -> Sequences:
+        """Return the events of the stretches int64 [B, 2], each with what its user had done before."""
+        oldest, end = stretches[:, :1], stretches[:, 1:]
+        targets = end - 1 - np.arange((end - oldest).max())  # [B, H]
+        inside = targets >= oldest
+        targets = np.where(inside, targets, oldest)
+        known = inside & (targets > self.starts[targets])
+        history = np.where(known, targets - 1, 0)
+        newest = self.timestamps[history[:, :1]]
+        return Sequences(
+            history_rows=np.where(known, self.rows[history], 0).astype(np.int64),
+            history_mask=known.astype(np.float32),
+            history_types=np.where(known, self.types[history], 0).astype(np.int64),
+            history_ages=np.where(known, newest - self.timestamps[history], 0),
+            user_attributes=self.attributes[self.users[oldest[:, 0]]],
+            context=encode_context(self.timestamps[targets]),
+            target_rows=np.where(inside, self.rows[targets], -1).astype(np.int64),
+            weights=np.where(inside, self.schema.type_weights[self.types[targets]], 0).astype(np.float32),
+            users=self.users[oldest[:, 0]].astype(np.int64),
         )
 
     def seen_pairs(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from tandem_core.features import FeatureSchema
-from tandem_trainer.examples import Batch, Examples
-from tandem_trainer.losses import SMALLEST_BATCH, MixedNegatives, in_batch_softmax_loss
+from tandem_trainer.examples import Batch, Examples, Sequences
+from tandem_trainer.losses import KnownPositives, Loss, LossSettings, make_loss
 from tandem_trainer.towers import ItemTower, TowerSettings, UserTower
 
-log = logging.getLogger(__name__)
-
 Metrics = dict[str, float]
+FULL_SOFTMAX_ITEMS = 20_000  # up to here all items as negatives cost little and teach most
 
 
 class TowerTrainingSettings(BaseModel):
@@ -30,35 +29,35 @@ class TowerTrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     towers: TowerSettings = TowerSettings()
-    batch_size: int = Field(default=512, ge=1)  # smaller data gets one batch of all of it
-    # Per step, of the items seen in training: the tail is hardly ever in a batch.
-    uniform_negatives: int = Field(default=512, ge=0)
-    epochs: int = Field(default=8, ge=1)
-    examples_per_epoch: int = Field(default=200_000, ge=1)  # an epoch ends there, so that validation comes often enough
-    patience: int = Field(default=3, ge=1)  # epochs without a better validation before stopping
-    learning_rate: float = Field(default=3e-3, gt=0)  # falls to a tenth over the epochs
-    weight_decay: float = Field(default=1e-4, ge=0)
-    temperature: float = Field(default=0.07, gt=0)
-    log_q: bool = True
-    validation_examples: int = Field(default=5_000, ge=1)  # drawn from those given
+    loss: LossSettings | None = None  # None: full softmax up to 20,000 items, mixed negatives above
+    # Events predicted in one step: on CPUs many small steps learn more per second than few large ones.
+    batch_size: int = Field(default=1000, ge=1)
+    epochs: float = Field(default=8.0, gt=0)  # passes over the events
+    most_examples: int = Field(default=2_000_000, ge=1)  # over all epochs: what bounds the time on large data
+    validations: int = Field(default=5, ge=1)  # at equal distances; the best state of them is kept
+    patience: int = Field(default=3, ge=1)  # validations without a better one before stopping
+    learning_rate: float = Field(default=4e-3, gt=0)  # after a short rise it falls to nearly 0
+    weight_decay: float = Field(default=1e-2, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)  # of the gradient
+    validation_examples: int = Field(default=3_000, ge=1)  # drawn from those given
 
     @model_validator(mode="after")
     def _rules(self) -> TowerTrainingSettings:
         if not self.towers.l2_normalise:
             raise ValueError("l2_normalise must be on: temperature and the index assume unit vectors")
-        if not self.log_q:
-            raise ValueError("log_q must be on: without it in-batch negatives push popular items down")
-        if self.batch_size < SMALLEST_BATCH:
+        if self.loss is not None and self.batch_size < self.loss.smallest_batch:
             raise ValueError(
-                f"batch_size is {self.batch_size}, must be at least {SMALLEST_BATCH}: the batch is the negatives"
+                f"batch_size is {self.batch_size}, must be at least {self.loss.smallest_batch} for the loss "
+                f"{self.loss.name}: the batch is the negatives"
             )
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class FittedTowers:
-    """Towers of the best epoch. item_vectors: float32 [N, D], unit length. item_index: int64 [N], what the id
-    embedding was given (0 for items without a training event). history: metrics by epoch. best_epoch: from 0.
+    """Towers of the best validation. item_vectors: float32 [N, D], unit length. item_index: int64 [N], what the id
+    embedding was given (0 for items without a training event). history: metrics by validation. best: from 0.
+    examples_per_second: events predicted per second of processor time, validation left out.
     """
 
     item_tower: ItemTower
@@ -66,7 +65,8 @@ class FittedTowers:
     item_vectors: NDArray[np.float32]
     item_index: NDArray[np.int64]
     history: list[Metrics]
-    best_epoch: int
+    best: int
+    examples_per_second: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +77,18 @@ class _Towers:
     user: UserTower
     item_inputs: tuple[Tensor, ...]
 
-    def item_vectors(self, rows: Tensor) -> Tensor:
-        """Return float [n, D] for catalogue rows int64 [n]."""
-        vectors: Tensor = self.item(*(column[rows] for column in self.item_inputs))
-        return vectors
-
-    def user_vectors(self, batch: Batch, history_vectors: Tensor) -> Tensor:
-        """Return float [B, D]; history_vectors: float [B, H, D]."""
-        columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
-        vectors: Tensor = self.user(history_vectors, *(torch.from_numpy(column) for column in columns))
+    def item_vectors(self, rows: Tensor | None) -> Tensor:
+        """Return float [n, D] for catalogue rows int64 [n]; None: all."""
+        inputs = self.item_inputs if rows is None else tuple(column[rows] for column in self.item_inputs)
+        vectors: Tensor = self.item(*inputs)
         return vectors
 
     def train(self, on: bool) -> None:
         self.item.train(on)
         self.user.train(on)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.item.parameters(), *self.user.parameters()]
 
     @torch.no_grad()
     def all_item_vectors(self, chunk: int = 16_384) -> Tensor:
@@ -107,11 +105,12 @@ def fit_towers(
     validation: Examples | None = None,
     progress: Callable[[int, Metrics], None] | None = None,
 ) -> FittedTowers:
-    """Train on `examples`, stop when recall@100 on `validation` no longer grows, and return the best epoch.
+    """Train on `examples`, stop when recall@100 on `validation` no longer grows, and return the best state.
 
     item_inputs: as `tandem_core.features.item_tower_inputs` gives them. validation: examples whose histories may hold
-    training events; without them all epochs run and the last is kept. progress: called with epoch and its metrics.
-    The same seed gives the same bits on the same machine with the same number of threads.
+    training events; without them training runs to its end and the last state is kept. progress: called with the number
+    of a validation, from 0, and its metrics. The same seed gives the same bits on the same machine with the same
+    number of threads.
     """
     if not len(examples):
         raise ValueError("no positive events to train the towers on")
@@ -125,102 +124,134 @@ def fit_towers(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         towers = _new_towers(settings.towers, examples.schema, item_index, item_inputs)
-        sampler = MixedNegatives(counts, min(settings.batch_size, len(examples)), settings.uniform_negatives, rng)
-        optimizer = torch.optim.AdamW(_parameter_groups(towers, settings), lr=settings.learning_rate)
-        history, best_epoch = _run(towers, examples, settings, rng, sampler, optimizer, validation, progress)
+        run = _Run(towers, examples, settings, rng, counts)
+        history, best = run.train(validation, progress)
     towers.train(False)
     vectors = towers.all_item_vectors().numpy()
-    return FittedTowers(towers.item, towers.user, vectors, item_index, history, best_epoch)
+    return FittedTowers(towers.item, towers.user, vectors, item_index, history, best, run.examples_per_second)
 
 
-def _run(
-    towers: _Towers,
-    examples: Examples,
-    settings: TowerTrainingSettings,
-    rng: np.random.Generator,
-    sampler: MixedNegatives,
-    optimizer: torch.optim.Optimizer,
-    validation: Examples | None,
-    progress: Callable[[int, Metrics], None] | None,
-) -> tuple[list[Metrics], int]:
-    """Run the epochs and leave the best one's weights in the towers."""
-    held_out = _validation_indices(validation, settings, rng)
-    stream = _Shuffled(len(examples), rng)
-    steps = max(1, min(settings.examples_per_epoch, len(examples)) // sampler.batch_size)
-    history: list[Metrics] = []
-    best, best_epoch, best_weights = -1.0, 0, _weights(towers)
-    # Falling to a tenth over all epochs: most of what more epochs would bring, sooner.
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=settings.epochs * steps)
-    for epoch in range(settings.epochs):
-        towers.train(True)
-        losses = [
-            _step(towers, examples.batch(stream.take(sampler.batch_size)), sampler, settings, optimizer, schedule)
-            for _ in range(steps)
-        ]
-        metrics = {"loss": float(np.mean(losses))}
-        if validation is not None and len(held_out):
-            towers.train(False)
-            metrics |= _evaluate(towers, validation, held_out)
-        history.append(metrics)
-        if progress is not None:
-            progress(epoch, metrics)
-        # Without validation every epoch counts as better than the one before.
-        if (score := metrics.get("recall@100", float(epoch))) > best:
-            best, best_epoch, best_weights = score, epoch, _weights(towers)
-        elif epoch - best_epoch >= settings.patience:
-            break
-    towers.item.load_state_dict(best_weights[0])
-    towers.user.load_state_dict(best_weights[1])
-    return history, best_epoch
+class _Run:
+    """The state of one training: towers, loss, optimiser, and how far it is."""
+
+    def __init__(
+        self,
+        towers: _Towers,
+        examples: Examples,
+        settings: TowerTrainingSettings,
+        rng: np.random.Generator,
+        counts: NDArray[np.int64],
+    ) -> None:
+        self._towers, self._examples, self._settings, self._rng = towers, examples, settings, rng
+        self._loss = _loss(settings, examples, counts, rng)
+        self._optimizer = torch.optim.AdamW(
+            _parameter_groups(towers, settings), lr=settings.learning_rate, betas=(0.9, 0.98)
+        )
+        self._all = min(round(settings.epochs * len(examples)), settings.most_examples)
+        self._done = 0
+        self._seconds = 0.0
+
+    @property
+    def examples_per_second(self) -> float:
+        return self._done / max(self._seconds, 1e-9)
+
+    def train(
+        self, validation: Examples | None, progress: Callable[[int, Metrics], None] | None
+    ) -> tuple[list[Metrics], int]:
+        """Run to the end or until nothing gets better, and leave the best state in the towers."""
+        held_out = _validation_indices(validation, self._settings, self._rng)
+        batches = self._batches()
+        history: list[Metrics] = []
+        best_score, best, best_weights = -1.0, 0, _weights(self._towers)
+        for part in range(self._settings.validations):
+            metrics = {"loss": self._steps(batches, self._all * (part + 1) / self._settings.validations)}
+            if validation is not None and len(held_out):
+                self._towers.train(False)
+                metrics |= _evaluate(self._towers, validation, held_out)
+            history.append(metrics)
+            if progress is not None:
+                progress(part, metrics)
+            # Without validation every state counts as better than the one before.
+            if (score := metrics.get("recall@100", float(part))) > best_score:
+                best_score, best, best_weights = score, part, _weights(self._towers)
+            elif part - best >= self._settings.patience:
+                break
+        self._towers.item.load_state_dict(best_weights[0])
+        self._towers.user.load_state_dict(best_weights[1])
+        return history, best
+
+    def _steps(self, batches: Iterator[Sequences], until: float) -> float:
+        """Take steps until so many examples are done, at least one; return their mean loss."""
+        self._towers.train(True)
+        self._loss.refresh(self._towers.all_item_vectors())
+        started = time.process_time()
+        losses: list[float] = []
+        while self._done < until or not losses:
+            losses.append(self._step(next(batches)))
+        self._seconds += time.process_time() - started
+        return float(np.mean(losses))
+
+    def _step(self, batch: Sequences) -> float:
+        """Take one gradient step and return its loss; each item goes through the item tower at most once."""
+        of, place = np.nonzero(batch.weights > 0)
+        targets = batch.target_rows[of, place]
+        negatives = self._loss.rows(targets, batch.users[of])
+        rows = None if negatives is None else np.union1d(negatives, batch.history_rows.ravel())
+        vectors = self._towers.item_vectors(None if rows is None else torch.from_numpy(rows))
+        # F.embedding and not indexing: its gradient adds up in a fixed order, and faster.
+        history = F.embedding(_places(batch.history_rows, rows), vectors)
+        columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
+        states = self._towers.user.at_every_place(history, *map(torch.from_numpy, columns))
+        loss = self._loss.loss(
+            states[torch.from_numpy(of), torch.from_numpy(place)],
+            vectors if negatives is None else F.embedding(_places(negatives, rows), vectors),
+            negatives,
+            targets,
+            torch.from_numpy(batch.weights[of, place]),
+        )
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._towers.parameters(), self._settings.clip_norm)
+        self._set_learning_rate()
+        self._optimizer.step()
+        self._done += len(targets)
+        return loss.item()
+
+    def _set_learning_rate(self) -> None:
+        """Rise over the first twentieth, then fall in a line: most of what longer training would bring, sooner."""
+        done = min(1.0, self._done / self._all)
+        share = min((done + 1e-3) * 20, 1.0) * (0.02 + 0.98 * (1 - done))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * share
+
+    def _batches(self) -> Iterator[Sequences]:
+        """Give batches of about equal size without end: stretches of like lengths together, to pad little."""
+        while True:
+            stretches = self._examples.stretches(self._rng)
+            lengths = stretches[:, 1] - stretches[:, 0]
+            order = np.argsort(lengths + self._rng.random(len(lengths)) * 20, kind="stable")
+            batches = _cut(lengths[order], self._settings.batch_size)
+            for i in self._rng.permutation(len(batches)):
+                yield self._examples.sequences(stretches[order[batches[i]]])
 
 
-def _step(
-    towers: _Towers,
-    batch: Batch,
-    sampler: MixedNegatives,
-    settings: TowerTrainingSettings,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> float:
-    """Take one gradient step and return its loss; each item of the batch goes through the item tower once."""
-    extra = sampler.draw()
-    rows = np.concatenate([batch.target_rows, extra, batch.history_rows.ravel()])
-    unique, place = torch.unique(torch.from_numpy(rows), return_inverse=True)
-    vectors = towers.item_vectors(unique)  # [n, D]
-    targets, negatives, history = place.split([len(batch), len(extra), batch.history_rows.size])
-    # F.embedding and not indexing: its gradient adds up in a fixed order, and faster.
-    history_vectors = F.embedding(history.view(batch.history_rows.shape), vectors)
-    log_q = sampler.log_q
-    loss = in_batch_softmax_loss(
-        query=towers.user_vectors(batch, history_vectors),
-        item=F.embedding(targets, vectors),
-        log_q=log_q[batch.target_rows],
-        item_id=torch.from_numpy(batch.target_rows),
-        temperature=settings.temperature,
-        weight=torch.from_numpy(batch.weights),
-        extra_item=F.embedding(negatives, vectors),
-        extra_log_q=log_q[extra],
-        extra_item_id=torch.from_numpy(extra),
-    )
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    schedule.step()
-    return loss.item()
+def _cut(lengths: NDArray[np.int64], size: int) -> list[slice]:
+    """Return slices of consecutive stretches that have about `size` events together, at least one stretch each."""
+    batch_of = (np.cumsum(lengths) - lengths) // size
+    starts = np.flatnonzero(np.diff(batch_of, prepend=-1))
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
 
-class _Shuffled:
-    """An endless stream of example numbers: each comes once per pass, in a new order each time."""
+def _places(wanted: NDArray[np.int64], rows: NDArray[np.int64] | None) -> Tensor:
+    """Return where catalogue rows are among the sorted `rows`; None: among all."""
+    return torch.from_numpy(wanted if rows is None else np.searchsorted(rows, wanted))
 
-    def __init__(self, n: int, rng: np.random.Generator) -> None:
-        self._n, self._rng = n, rng
-        self._left = np.empty(0, np.int64)
 
-    def take(self, count: int) -> NDArray[np.int64]:
-        while len(self._left) < count:
-            self._left = np.concatenate([self._left, self._rng.permutation(self._n)])
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
+def _loss(
+    settings: TowerTrainingSettings, examples: Examples, counts: NDArray[np.int64], rng: np.random.Generator
+) -> Loss:
+    chosen = settings.loss or LossSettings(name="full_softmax" if len(counts) <= FULL_SOFTMAX_ITEMS else "mixed")
+    return make_loss(chosen, counts, rng, KnownPositives(examples.users, examples.rows, len(counts)))
 
 
 @torch.no_grad()
@@ -230,8 +261,7 @@ def _evaluate(towers: _Towers, validation: Examples, indices: NDArray[np.int64],
     ranks = []
     for part in np.split(indices, range(chunk, len(indices), chunk)):
         batch = validation.batch(part)
-        history = F.embedding(torch.from_numpy(batch.history_rows), items)
-        scores = towers.user_vectors(batch, history) @ items.T  # [B, N]
+        scores = _user_vectors(towers, batch, items) @ items.T  # [B, N]
         target = scores.gather(1, torch.from_numpy(batch.target_rows)[:, None])
         if not target.isfinite().all():
             raise ValueError("the towers gave vectors that are not finite; lower the learning rate")
@@ -240,6 +270,14 @@ def _evaluate(towers: _Towers, validation: Examples, indices: NDArray[np.int64],
         ranks.append((scores >= target).sum(1) - 1)
     rank = torch.cat(ranks)
     return {"recall@100": (rank < 100).double().mean().item(), "hr@10": (rank < 10).double().mean().item()}
+
+
+def _user_vectors(towers: _Towers, batch: Batch, items: Tensor) -> Tensor:
+    """Return float [B, D]."""
+    history = F.embedding(torch.from_numpy(batch.history_rows), items)
+    columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
+    vectors: Tensor = towers.user(history, *map(torch.from_numpy, columns))
+    return vectors
 
 
 def _validation_indices(
@@ -265,13 +303,8 @@ def _new_towers(
     mean, std = _standardisation(numbers[item_index > 0])
     content = np.asarray(inputs["content"], np.float32)
     item = ItemTower(settings, len(item_index), content.shape[1], [int(c.max(initial=0)) for c in columns], mean, std)
-    user = UserTower(
-        settings,
-        schema.history_length,
-        schema.history_half_life,
-        len(schema.event_types),
-        [len(vocabulary) for vocabulary in schema.user_attributes.values()],
-    )
+    sizes = [len(vocabulary) for vocabulary in schema.user_attributes.values()]
+    user = UserTower(settings, schema.history_length, len(schema.event_types), sizes)
     return _Towers(item, user, tuple(torch.from_numpy(c) for c in (item_index, content, numbers, *columns)))
 
 
@@ -285,11 +318,12 @@ def _standardisation(numbers: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
 
 
 def _parameter_groups(towers: _Towers, settings: TowerTrainingSettings) -> list[dict[str, Any]]:
-    """Weight decay on matrices that multiply, none on embeddings: it would erase the rows a step does not touch."""
+    """Weight decay on matrices that multiply, none on tables: it would erase the rows that a step does not touch."""
     modules = [m for tower in (towers.item, towers.user) for m in tower.modules()]
-    tables = [p for m in modules if isinstance(m, nn.Embedding) for p in m.parameters()]
-    others = [p for m in modules if isinstance(m, nn.Linear) for p in m.parameters()]
-    return [{"params": others, "weight_decay": settings.weight_decay}, {"params": tables, "weight_decay": 0.0}]
+    decayed = [m.weight for m in modules if isinstance(m, nn.Linear)]
+    ids = {id(p) for p in decayed}
+    others = [p for p in towers.parameters() if id(p) not in ids]
+    return [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _weights(towers: _Towers) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

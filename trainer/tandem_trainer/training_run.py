@@ -115,16 +115,16 @@ class TrainingRun:
         before, after = history_of_validation(self._split), self._split.validation
         both = pd.concat([before, after]).sort_values("timestamp", kind="stable")
         validation = make_examples(both, self.catalog, self.schema, self._dataset.users, both.index.isin(after.index))
-        epochs = self._config.towers.epochs
+        validations = self._config.towers.validations
         self.towers = fit_towers(
             examples,
             item_tower_inputs(self.schema, self.catalog, self.content),
             self._config.towers,
             self._config.seed,
             validation if len(validation) else None,
-            lambda epoch, found: self._progress.advance(epoch + 1, epochs, text(found)),
+            lambda part, found: self._progress.advance(part + 1, validations, text(found)),
         )
-        best = self.towers.history[self.towers.best_epoch]
+        best = self.towers.history[self.towers.best]
         self._metrics |= {f"towers_{name}": value for name, value in best.items()}
         np.save(self._staging / "item_vectors.npy", self.towers.item_vectors)
 

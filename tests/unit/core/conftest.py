@@ -56,7 +56,6 @@ def schema() -> FeatureSchema:
         item_codes=("categories", "creator"),
         item_numbers=("price",),
         history_length=4,
-        history_half_life=10.0,
         vector_dim=8,
         cold_user_events=3,
         cold_item_events=5,

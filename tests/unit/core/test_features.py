@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tandem_core.bundle import Bundle
 from tandem_core.catalog import Catalog
@@ -13,7 +11,6 @@ from tandem_core.features import (
     FeatureSchema,
     History,
     User,
-    encode_ages,
     encode_context,
     item_tower_inputs,
     resolve_user,
@@ -26,26 +23,6 @@ DAY = 86_400_000
 
 MakeEvents = Callable[..., UserEvents]
 MakeQuery = Callable[..., Query]
-
-
-@pytest.mark.parametrize(
-    ("minutes", "bucket"),
-    [(0, 0), (1, 1), (4, 1), (4.001, 2), (12, 2), (12.001, 3), (28, 3), (28.001, 4), (60 * 24 * 365 * 20, 15)],
-)
-def test_an_age_bucket_ends_at_four_minutes_times_a_power_of_two_less_one(minutes: float, bucket: int) -> None:
-    newest = np.array([10**13], np.int64)
-    assert encode_ages(newest - int(minutes * MINUTE), newest).tolist() == [bucket]
-
-
-@given(st.integers(1, 15))
-def test_every_age_bucket_ends_where_its_formula_says(bucket: int) -> None:
-    end = 4 * (2**bucket - 1) * MINUTE
-    ages = encode_ages(np.array([10**13 - end, 10**13 - end - 1], np.int64), np.array(10**13, np.int64))
-    assert ages.tolist() == [bucket, min(bucket + 1, 15)]
-
-
-def test_an_event_later_than_the_newest_has_age_0() -> None:
-    assert encode_ages(np.array([5000], np.int64), np.array([0], np.int64)).tolist() == [0]
 
 
 def test_context_is_hour_and_weekday_in_utc_counted_from_1(now_ms: int) -> None:
@@ -180,7 +157,8 @@ def test_tower_inputs_are_padded_to_the_longest_history_and_cut_to_the_newest_ev
     np.testing.assert_array_equal(inputs["history_vectors"][0], item_vectors[[5, 4, 3, 2]])
     assert not inputs["history_vectors"][1].any()
     assert inputs["history_types"].tolist() == [[1, 1, 1, 1], [0] * 4, [1, 0, 0, 0]]
-    assert inputs["history_ages"].tolist() == [[0, 1, 1, 1], [0] * 4, [0] * 4]  # a minute apart, from the newest
+    minute = 60_000  # they are so far apart; ages count from the newest
+    assert inputs["history_ages"].tolist() == [[0, minute, 2 * minute, 3 * minute], [0] * 4, [0] * 4]
     assert inputs["user_attributes"].shape == (3, 2)
     assert inputs["context"].tolist() == [[23, 6]] * 3
     assert user_tower_inputs(schema, users[1:2], item_vectors)["history_mask"].shape == (1, 1)

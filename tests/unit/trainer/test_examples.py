@@ -13,7 +13,7 @@ SCHEMA = FeatureSchema(
     event_types=(EventType(name="view", weight=0.5, half_life_days=30), EventType(name="buy", weight=3),
                  EventType(name="dislike", weight=-2)),
     user_attributes={"age": ("18", "25"), "gender": ("F", "M")},
-    segments=(), item_codes=(), item_numbers=(), history_length=4, history_half_life=2, vector_dim=3,
+    segments=(), item_codes=(), item_numbers=(), history_length=4, vector_dim=3,
 )  # fmt: skip
 USERS = pd.DataFrame({"user_id": ["u0", "u1", "u2"], "age": ["18", "99", None], "gender": ["M", None, "F"]})
 
@@ -101,6 +101,49 @@ def test_any_selection_of_examples_gives_the_same_rows_as_the_whole() -> None:
     part = examples.batch(chosen)
     np.testing.assert_array_equal(part.history_rows, whole.history_rows[chosen])
     np.testing.assert_array_equal(part.history_ages, whole.history_ages[chosen])
+
+
+def test_a_stretch_holds_what_each_of_its_events_sees_alone() -> None:
+    examples = make_examples(some_events(), CATALOG, SCHEMA, USERS)
+    stretches = examples.stretches(np.random.default_rng(0))
+    whole = examples.sequences(stretches)
+    assert (whole.weights > 0).sum() == len(examples)
+    for i, (oldest, end) in enumerate(stretches):
+        n = end - oldest
+        alone = examples.batch(np.arange(oldest, end)[::-1])  # newest first, as in the stretch
+        np.testing.assert_array_equal(whole.target_rows[i, :n], alone.target_rows)
+        np.testing.assert_array_equal(whole.weights[i, :n], alone.weights)
+        np.testing.assert_array_equal(whole.context[i, :n], alone.context)
+        np.testing.assert_array_equal(whole.user_attributes[i], alone.user_attributes[0])
+        assert (whole.target_rows[i, n:] == -1).all()
+        assert not whole.weights[i, n:].any()
+        for place in range(n):  # what this place may look at is the history of the event alone, cut at the stretch
+            inside = slice(place, n)
+            for name in ("history_rows", "history_mask", "history_types"):
+                own = getattr(alone, name)[place, : n - place]
+                own = np.pad(own, (0, n - place - len(own)))  # a stretch has a place before the first event
+                np.testing.assert_array_equal(getattr(whole, name)[i, inside], own, err_msg=name)
+            if whole.history_mask[i, place]:
+                known = whole.history_mask[i, inside] > 0
+                ages = whole.history_ages[i, inside] - whole.history_ages[i, place]
+                np.testing.assert_array_equal(ages[known], alone.history_ages[place, : known.sum()])
+
+
+def test_stretches_cover_every_event_once_and_are_cut_elsewhere_each_time() -> None:
+    examples = make_examples(some_events(), CATALOG, SCHEMA, USERS)
+    rng = np.random.default_rng(1)
+    cuts = [examples.stretches(rng) for _ in range(5)]
+    for stretches in cuts:
+        np.testing.assert_array_equal(np.concatenate([np.arange(a, b) for a, b in stretches]), np.arange(len(examples)))
+        assert (stretches[:, 1] - stretches[:, 0] <= SCHEMA.history_length).all()
+        np.testing.assert_array_equal(examples.users[stretches[:, 0]], examples.users[stretches[:, 1] - 1])
+    assert len({stretches.tobytes() for stretches in cuts}) > 1
+
+
+def test_stretches_of_marked_targets_are_refused() -> None:
+    examples = make_examples(some_events(), CATALOG, SCHEMA, USERS, is_target=np.arange(120) >= 100)
+    with pytest.raises(ValueError, match="stretches need all"):
+        examples.stretches(np.random.default_rng(0))
 
 
 def test_seen_pairs_are_all_earlier_choices_however_long_ago() -> None:

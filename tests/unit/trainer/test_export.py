@@ -9,7 +9,7 @@ from tandem_trainer.export import Inputs, ParityError, check_parity, to_onnx
 from tandem_trainer.ranker import Ranker, RankerSettings
 from tandem_trainer.towers import ItemTower, TowerSettings, UserTower
 
-SETTINGS = TowerSettings(vector_dim=8, id_dim=8, code_dim=4, attribute_dim=4, hidden=16)
+SETTINGS = TowerSettings(vector_dim=8, id_dim=8, code_dim=4, hidden=16)
 HISTORY = {0: "batch", 1: "history"}
 
 
@@ -21,7 +21,7 @@ def user_inputs(batch: int, length: int, events: int | None = None) -> dict[str,
         "history_vectors": rng.normal(size=(batch, length, 8)).astype(np.float32) * mask[:, :, None],
         "history_mask": mask,
         "history_types": rng.integers(0, 3, (batch, length)),
-        "history_ages": rng.integers(0, 16, (batch, length)),
+        "history_ages": np.sort(rng.integers(0, 10**11, (batch, length)), axis=1),  # up to three years
         "user_attributes": rng.integers(0, 3, (batch, 2)),
         "context": rng.integers(0, 8, (batch, 2)),
     }
@@ -38,7 +38,7 @@ def item_inputs(n: int, columns: int = 2, numbers: int = 2) -> dict[str, np.ndar
 
 @pytest.fixture(scope="module")
 def user_tower() -> UserTower:
-    return UserTower(SETTINGS, 6, 3.0, 2, [2, 2])
+    return UserTower(SETTINGS, 6, 2, [2, 2])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_ranker_is_exported_for_any_number_of_candidates(tmp_path: Path) -> 
 
 
 def test_the_file_of_another_model_fails_parity(user_file: Path) -> None:
-    other = UserTower(SETTINGS, 6, 3.0, 2, [2, 2])
+    other = UserTower(SETTINGS, 6, 2, [2, 2])
     with pytest.raises(ParityError, match=r"user.onnx differs from its module by .*allowed"):
         check_parity(other, user_file, [user_inputs(2, 3)])
 

@@ -11,7 +11,7 @@ from tandem_trainer.popularity import fit_popularity
 SCHEMA = FeatureSchema(
     event_types=(EventType(name="buy"),), user_attributes={"age": ("18", "25"), "gender": ("F", "M")},
     segments=(("age", "gender"), ("age",)), item_codes=(), item_numbers=(),
-    history_length=5, history_half_life=2, vector_dim=2,
+    history_length=5, vector_dim=2,
 )  # fmt: skip
 CATALOG = Catalog(
     ["a", "b", "c", "d"],

@@ -1,10 +1,15 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from tandem_trainer.towers import ItemTower, TowerSettings, UserTower
+from tandem_trainer.towers.encoders import time_buckets
+from tandem_trainer.towers.settings import Encoder
 
-SETTINGS = TowerSettings(vector_dim=8, id_dim=8, code_dim=4, attribute_dim=4, hidden=16)
+SETTINGS = TowerSettings(vector_dim=8, id_dim=8, code_dim=4, hidden=16)
+ENCODERS = get_args(Encoder)
 
 
 @pytest.fixture
@@ -13,10 +18,11 @@ def item_tower() -> ItemTower:
     return ItemTower(SETTINGS, 10, 6, [3], torch.tensor([5.0]), torch.tensor([2.0])).eval()
 
 
-@pytest.fixture
-def user_tower() -> UserTower:
+@pytest.fixture(params=ENCODERS)
+def user_tower(request: pytest.FixtureRequest) -> UserTower:
     torch.manual_seed(0)
-    return UserTower(SETTINGS, history_length=5, history_half_life=2.0, n_types=2, attribute_sizes=[3]).eval()
+    settings = SETTINGS.model_copy(update={"encoder": request.param, "time_bias": True})
+    return UserTower(settings, history_length=5, n_types=2, attribute_sizes=[3]).eval()
 
 
 def items(n: int) -> list[torch.Tensor]:
@@ -30,7 +36,8 @@ def users(b: int, h: int) -> list[torch.Tensor]:
     mask = (torch.arange(h) < torch.arange(h, h - b, -1).clamp(min=1)[:, None]).float()
     vectors = torch.nn.functional.normalize(torch.randn(b, h, 8, generator=g), dim=2) * mask[:, :, None]
     types = torch.randint(0, 3, (b, h), generator=g)
-    return [vectors, mask, types, types * 7, torch.randint(0, 4, (b, 1)), torch.randint(0, 8, (b, 2))]
+    ages = torch.randint(0, 10**9, (b, h), generator=g).cumsum(1)
+    return [vectors, mask, types, ages - ages[:, :1], torch.randint(0, 4, (b, 1)), torch.randint(0, 8, (b, 2))]
 
 
 def test_item_vectors_have_unit_length(item_tower: ItemTower) -> None:
@@ -98,3 +105,34 @@ def test_the_order_of_the_history_matters(user_tower: UserTower) -> None:
 
 def test_a_history_longer_than_trained_on_is_read_without_error(user_tower: UserTower) -> None:
     assert np.isfinite(user_tower(*users(1, 9)).detach().numpy()).all()
+
+
+def test_one_pass_over_a_history_gives_the_vector_after_each_of_its_events(user_tower: UserTower) -> None:
+    vectors, mask, types, ages, attributes, context = users(3, 5)
+    everywhere = user_tower.at_every_place(vectors, mask, types, ages, attributes, context[:, None].expand(-1, 5, -1))
+    for place in range(5):
+        rest = (column[:, place:] for column in (vectors, mask, types, ages - ages[:, place : place + 1]))
+        torch.testing.assert_close(everywhere[:, place], user_tower(*rest, attributes, context), atol=1e-5, rtol=0)
+
+
+def test_what_came_later_does_not_reach_earlier_places(user_tower: UserTower) -> None:
+    """At training a place that saw its own target would predict it without learning anything."""
+    vectors, mask, types, ages, attributes, context = users(1, 5)
+    context = context[:, None].expand(-1, 5, -1)
+    changed = torch.cat([-vectors[:, :2], vectors[:, 2:]], dim=1)
+    one = user_tower.at_every_place(vectors, mask, types, ages, attributes, context)
+    other = user_tower.at_every_place(changed, mask, types, ages, attributes, context)
+    torch.testing.assert_close(one[:, 2:], other[:, 2:], atol=1e-6, rtol=0)
+    assert not torch.allclose(one[:, :2], other[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"), [(-5, 0), (0, 0), (1, 1), (10, 1), (10.1, 2), (30, 2), (30.1, 3), (10**9, 23)]
+)
+def test_a_time_bucket_ends_at_ten_seconds_times_a_power_of_two_less_one(seconds: float, bucket: int) -> None:
+    assert time_buckets(torch.tensor([round(seconds * 1000)])).tolist() == [bucket]
+
+
+def test_heads_must_divide_the_vector() -> None:
+    with pytest.raises(ValueError, match="multiple of heads"):
+        TowerSettings(vector_dim=10, heads=4)
