@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bundles, offline, online
+from tandem_cli import bench, bundles, offline, online
 
 app = typer.Typer(
     help="A recommender that backends call over gRPC.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -30,6 +30,7 @@ app.command("recommend")(online.recommend)
 app.command("similar")(online.similar)
 app.command("embeddings")(online.embeddings)
 app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
+app.add_typer(bench.app, name="bench", help="Compare ways of recommending on held-out events.")
 
 
 @app.command()
