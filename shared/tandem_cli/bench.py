@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from tandem_cli import bench_quality
+from tandem_cli import bench_quality, bench_ratings
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep this a group of commands, however few there are."""
-
-
 app.command("quality")(bench_quality.quality)
+app.command("ratings")(bench_ratings.ratings)

@@ -19,7 +19,7 @@ from tandem_trainer.train import train
 CONFIG = {
     "threads": 1,
     "data": {"adapter": "synthetic", "synthetic_users": 60, "synthetic_items": 40},
-    "towers": {"epochs": 1, "examples_per_epoch": 256},
+    "towers": {"most_examples": 256, "validations": 1},
 }
 
 

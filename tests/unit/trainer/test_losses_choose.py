@@ -166,14 +166,14 @@ def test_sampled_softmax_subtracts_the_log_of_the_expected_count() -> None:
 
 def test_negatives_of_one_row_count_in_that_row_alone() -> None:
     query, ids = torch.eye(2), torch.tensor([0, 1])
-    own = torch.tensor([[[0.5, 0.0]], [[9.0, 9.0]]])
+    own = torch.tensor([[0.5], [9.0]])
     own_log_q = torch.tensor([[math.log(0.5)], [math.inf]])  # the second row has none
     plain, more = (
         [
             in_batch_softmax_loss(query, query, torch.zeros(2), ids, 1.0, torch.eye(2)[row], **given).item()
             for row in (0, 1)
         ]
-        for given in ({}, {"own_item": own, "own_log_q": own_log_q})
+        for given in ({}, {"own_score": own, "own_log_q": own_log_q})
     )
     assert more[0] == pytest.approx(-math.log(math.e / (math.e + 1 + 2 * math.exp(0.5))), abs=1e-6)
     assert more[1] == plain[1]

@@ -58,12 +58,13 @@ class HardNegatives:
         self._items = None
         if not self.settings.share:
             return
+        item_vectors = item_vectors.detach()
         cosine = mean_cosine(item_vectors, self._rng)
         # Not "above": NaN must switch off, too.
         if not cosine <= self.settings.max_cosine:
             log.warning("hard negatives off for this epoch: mean cosine of random items is %.3f", cosine)
             return
-        self._items = item_vectors.detach()
+        self._items = item_vectors
 
     @torch.no_grad()
     def draw(

@@ -71,6 +71,8 @@ class NegativeSampler:
 
     def draw(self, shape: int | tuple[int, ...]) -> NDArray[np.int64]:
         """Return catalogue rows, int64, independent of each other."""
+        if self.uniform:
+            return self.items[self._rng.integers(0, len(self.items), shape)]
         places = np.searchsorted(self._ends, self._rng.random(shape), side="right")
         return self.items[np.minimum(places, len(self.items) - 1)]  # the last end may be a little below 1
 

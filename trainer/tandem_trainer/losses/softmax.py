@@ -17,7 +17,7 @@ def in_batch_softmax_loss(
     extra_item: Tensor | None = None,
     extra_log_q: Tensor | None = None,
     extra_item_id: Tensor | None = None,
-    own_item: Tensor | None = None,
+    own_score: Tensor | None = None,
     own_log_q: Tensor | None = None,
 ) -> Tensor:
     """In-batch negatives with logQ correction (Yi et al., RecSys 2019), mixed with shared ones (Yang et al., 2020).
@@ -25,7 +25,8 @@ def in_batch_softmax_loss(
     query, item: float [B, D], unit length, row i of `item` being the positive of row i of `query`. log_q: float [B],
     log sampling probability of each item. item_id: int64 [B]. weight: float [B], at least one above 0; None: all 1.
     extra_item: float [E, D] further negatives of every row, with extra_log_q float [E] and extra_item_id int64 [E].
-    own_item: float [B, H, D] negatives of one row alone, with own_log_q float [B, H], +inf where there is none.
+    own_score: float [B, H], inner products of a row with negatives of its own, with own_log_q float [B, H], +inf where
+    there is none.
     Returns a scalar (nats), the weighted mean over rows.
     """
     own = torch.arange(len(item_id), device=item_id.device)
@@ -39,8 +40,8 @@ def in_batch_softmax_loss(
     twins = item_id[:, None] == candidate_id[None, :]  # the row's positive once more is no negative
     twins[own, own] = False
     logits = logits.masked_fill(twins, -torch.inf)
-    if own_item is not None and own_log_q is not None:
-        logits = torch.cat([logits, _each(scaled, own_item) - own_log_q], dim=1)
+    if own_score is not None and own_log_q is not None:
+        logits = torch.cat([logits, own_score / temperature - own_log_q], dim=1)
     return _weighted_mean(F.cross_entropy(logits, own, reduction="none"), weight)
 
 
@@ -53,16 +54,17 @@ def sampled_softmax_loss(
     negative_id: Tensor,
     temperature: float,
     weight: Tensor | None = None,
-    own_item: Tensor | None = None,
+    own_score: Tensor | None = None,
     own_log_count: Tensor | None = None,
 ) -> Tensor:
     """Softmax over the positive and shared negatives drawn apart from it (Bengio and Senécal, 2008).
 
     query, item: float [B, D], row i of `item` being the positive of row i of `query`. item_id: int64 [B]. negative:
     float [E, D], with negative_id int64 [E] and negative_log_count float [E], log of how often each is expected among
-    the E. own_item: float [B, H, D] negatives of one row alone, own_log_count float [B, H], +inf where there is none.
-    weight: float [B], at least one above 0; None: all 1. Returns a scalar (nats), the weighted mean over rows: an
-    estimate of the softmax over the catalogue, and exactly that where each other item is drawn once for certain.
+    the E. own_score: float [B, H], inner products of a row with negatives of its own, with own_log_count float [B, H],
+    +inf where there is none. weight: float [B], at least one above 0; None: all 1. Returns a scalar (nats), the
+    weighted mean over rows: an estimate of the softmax over the catalogue, and exactly that where each other item is
+    drawn once for certain.
     """
     scaled = query / temperature
     # The positive is among the candidates for certain: log 1 = 0 is what it is corrected by.
@@ -70,14 +72,9 @@ def sampled_softmax_loss(
     logits = scaled @ negative.T - negative_log_count  # [B, E]
     logits = logits.masked_fill(item_id[:, None] == negative_id[None, :], -torch.inf)
     parts = [positive, logits]
-    if own_item is not None and own_log_count is not None:
-        parts.append(_each(scaled, own_item) - own_log_count)
+    if own_score is not None and own_log_count is not None:
+        parts.append(own_score / temperature - own_log_count)
     return _weighted_mean(torch.logsumexp(torch.cat(parts, dim=1), 1) - positive.squeeze(1), weight)
-
-
-def _each(query: Tensor, own_item: Tensor) -> Tensor:
-    """Return [B, H], row i of query [B, D] with each of own_item [B, H, D]."""
-    return torch.bmm(own_item, query.unsqueeze(2)).squeeze(2)
 
 
 def _weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:

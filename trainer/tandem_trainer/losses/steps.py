@@ -51,12 +51,16 @@ class FullSoftmax:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A step: targets [B], negatives [E] shared or [B, k], hard ones [B, H] of each row, all the rows it takes."""
+    """A step: targets [B], negatives [E] shared or [B, k], hard ones [B, H] of each row, all the rows it takes.
+
+    is_hard: bool [B, k], where hard ones took the place of others.
+    """
 
     targets: NDArray[np.int64]
     negatives: NDArray[np.int64]
     hard: NDArray[np.int64] | None
     rows: NDArray[np.int64]
+    is_hard: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,12 @@ class _Vectors:
         # F.embedding and not indexing: its gradient adds up in a fixed order, and faster.
         return F.embedding(self.places(wanted), self.all)
 
+    def scores(self, query: Tensor, wanted: NDArray[np.int64]) -> Tensor:
+        """Return float [B, k], each row of query [B, D] with wanted rows [B, k]."""
+        if wanted.shape[1] <= _FEW:
+            return torch.bmm(self.of(wanted), query.unsqueeze(2)).squeeze(2)
+        return (query @ self.all.T).gather(1, self.places(wanted))
+
 
 class _Sampled(ABC):
     """What losses with drawn negatives have in common."""
@@ -91,10 +101,7 @@ class _Sampled(ABC):
     def rows(
         self, target_rows: NDArray[np.int64], user_of: NDArray[np.integer] | None = None, query: Tensor | None = None
     ) -> NDArray[np.int64] | None:
-        negatives = self._draw(target_rows, user_of)
-        hard = self._hard.draw(target_rows, self._hard_count(len(target_rows), negatives), user_of, query)
-        every = np.unique(np.concatenate([target_rows, negatives.ravel(), *([] if hard is None else [hard.ravel()])]))
-        self._step = _Drawn(target_rows, negatives, hard, every[every >= 0])  # -1: there was none
+        self._step = self._draw(target_rows, user_of, query)
         return self._step.rows
 
     def loss(
@@ -115,33 +122,40 @@ class _Sampled(ABC):
         return self._loss(query, _Vectors(vectors, rows), step, weight)
 
     @abstractmethod
-    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None) -> NDArray[np.int64]:
-        """Return the negatives that are not hard."""
-
-    @abstractmethod
-    def _hard_count(self, batch: int, negatives: NDArray[np.int64]) -> int:
-        """Return how many hard negatives a row gets."""
+    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None, query: Tensor | None) -> _Drawn:
+        """Return the step."""
 
     @abstractmethod
     def _loss(self, query: Tensor, vectors: _Vectors, step: _Drawn, weight: Tensor | None) -> Tensor:
         """Return the loss."""
 
-    def _beside(self, others: int) -> int:
-        """How many hard ones beside `others`, so that they are the share of all that is asked for; at least one."""
+    def _with_hard(
+        self,
+        targets: NDArray[np.int64],
+        negatives: NDArray[np.int64],
+        others: int,
+        user_of: NDArray[np.integer] | None,
+        query: Tensor | None,
+    ) -> _Drawn:
+        """Return a step with shared negatives and, beside a row's `others`, so many hard ones as their share says."""
         share = self._settings.hard.share
-        return max(1, round(share / (1 - share) * others))
+        hard = self._hard.draw(targets, max(1, round(share / (1 - share) * others)), user_of, query)
+        return _Drawn(targets, negatives, hard, _all_of(targets, negatives, hard))
 
     def _own(
         self, query: Tensor, positive: Tensor, vectors: _Vectors, step: _Drawn, log_q: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return vectors [B, H, D] and log_q [B, H] of the hard negatives; they count as if drawn like the others."""
+        """Return scores and log_q of the hard negatives, [B, H]; they count as if drawn like the others."""
         if step.hard is None:
             return None, None
-        items, missing = vectors.of(step.hard), torch.from_numpy(step.hard < 0)
-        with torch.no_grad():
-            scores = torch.bmm(items, query.unsqueeze(2)).squeeze(2)
-            self._hard.watch((query * positive).sum(1), scores.masked_fill(missing, torch.nan))
-        return items, log_q[step.hard].masked_fill(missing, torch.inf)
+        scores, missing = vectors.scores(query, step.hard), torch.from_numpy(step.hard < 0)
+        self._hard.watch((query * positive).sum(1).detach(), scores.detach().masked_fill(missing, torch.nan))
+        return scores, log_q[step.hard].masked_fill(missing, torch.inf)
+
+
+def _all_of(*parts: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    every = np.unique(np.concatenate([part.ravel() for part in parts if part is not None]))
+    return every[every >= 0]  # -1: there was none
 
 
 class SampledSoftmax(_Sampled):
@@ -153,11 +167,9 @@ class SampledSoftmax(_Sampled):
         expected = np.maximum(sampler.expected(settings.count), 1e-12)
         self._log_count = torch.from_numpy(np.log(expected).astype(np.float32))
 
-    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None) -> NDArray[np.int64]:
-        return self._sampler.draw_shared(self._settings.count)
-
-    def _hard_count(self, batch: int, negatives: NDArray[np.int64]) -> int:
-        return self._beside(len(negatives))
+    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None, query: Tensor | None) -> _Drawn:
+        negatives = self._sampler.draw_shared(self._settings.count)
+        return self._with_hard(targets, negatives, len(negatives), user_of, query)
 
     def _loss(self, query: Tensor, vectors: _Vectors, step: _Drawn, weight: Tensor | None) -> Tensor:
         positive = vectors.of(step.targets)
@@ -187,13 +199,11 @@ class InBatchSoftmax(_Sampled):
         self._uniform = settings.count if settings.name == "mixed" else 0
         self._sampler = MixedNegatives(self._counts, 1, self._uniform, rng)
 
-    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None) -> NDArray[np.int64]:
+    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None, query: Tensor | None) -> _Drawn:
         if self._sampler.batch_size != len(targets):  # an epoch's last batch: other shares of the two kinds
             self._sampler = MixedNegatives(self._counts, len(targets), self._uniform, self._rng)
-        return self._sampler.draw()
-
-    def _hard_count(self, batch: int, negatives: NDArray[np.int64]) -> int:
-        return self._beside(batch - 1 + len(negatives))
+        negatives = self._sampler.draw()
+        return self._with_hard(targets, negatives, len(targets) - 1 + len(negatives), user_of, query)
 
     def _loss(self, query: Tensor, vectors: _Vectors, step: _Drawn, weight: Tensor | None) -> Tensor:
         positive, log_q = vectors.of(step.targets), self._sampler.log_q
@@ -229,23 +239,27 @@ class OwnNegatives(_Sampled):
             )
         self._beta = gbce_beta(settings.count, catalogue, settings.t) if settings.name == "gbce" else 1.0
 
-    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None) -> NDArray[np.int64]:
-        return self._sampler.draw_for(targets, self._settings.count, user_of)
-
-    def _hard_count(self, batch: int, negatives: NDArray[np.int64]) -> int:
-        return self._settings.count
+    def _draw(self, targets: NDArray[np.int64], user_of: NDArray[np.integer] | None, query: Tensor | None) -> _Drawn:
+        negatives = self._sampler.draw_for(targets, self._settings.count, user_of)
+        if not self._hard.on:
+            return _Drawn(targets, negatives, None, _all_of(targets, negatives))
+        # In the place of others, so that k = 1 has a share of them too; mined only for rows that get one.
+        takes = self._rng.random(negatives.shape) < self._settings.hard.share
+        some = np.flatnonzero(takes.any(1))
+        users = None if user_of is None else user_of[some]
+        near = None if query is None else query[torch.from_numpy(some)]
+        hard = self._hard.draw(targets[some], negatives.shape[1], users, near)
+        if hard is not None:
+            takes[some] &= hard >= 0
+            negatives[some] = np.where(takes[some], hard, negatives[some])
+        return _Drawn(targets, negatives, None, _all_of(targets, negatives), takes)
 
     def _loss(self, query: Tensor, vectors: _Vectors, step: _Drawn, weight: Tensor | None) -> Tensor:
-        negatives = step.negatives
-        if step.hard is not None:  # in the place of others, so that k = 1 has a share of them too
-            takes = (self._rng.random(negatives.shape) < self._settings.hard.share) & (step.hard >= 0)
-            negatives = np.where(takes, step.hard, negatives)
         positive = (query * vectors.of(step.targets)).sum(1)
-        scores = self._scores(query, vectors, negatives)
-        if step.hard is not None:
-            hard = scores.detach().masked_fill(torch.from_numpy(~takes), torch.nan)
-            self._hard.watch(positive.detach(), hard)
-        there = torch.from_numpy(negatives >= 0) if (negatives < 0).any() else None
+        scores = vectors.scores(query, step.negatives)
+        if step.is_hard is not None:
+            self._hard.watch(positive.detach(), scores.detach().masked_fill(torch.from_numpy(~step.is_hard), torch.nan))
+        there = torch.from_numpy(step.negatives >= 0) if (step.negatives < 0).any() else None
         settings = self._settings
         if settings.name == "triplet":
             return triplet_loss(positive, scores, settings.margin, weight, there)
@@ -253,10 +267,3 @@ class OwnNegatives(_Sampled):
         if settings.name == "bpr":
             return bpr_loss(positive, scores, weight, there)
         return gbce_loss(positive, scores, self._beta, weight, there)
-
-    @staticmethod
-    def _scores(query: Tensor, vectors: _Vectors, negatives: NDArray[np.int64]) -> Tensor:
-        """Return float [B, k]."""
-        if negatives.shape[1] <= _FEW:
-            return torch.bmm(vectors.of(negatives), query.unsqueeze(2)).squeeze(2)
-        return (query @ vectors.all.T).gather(1, vectors.places(negatives))

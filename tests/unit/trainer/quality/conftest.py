@@ -14,7 +14,7 @@ from tandem_trainer.train_towers import TowerTrainingSettings
 
 CONFIG = TrainConfig(
     data=DataSettings(adapter="synthetic", synthetic_users=150, synthetic_items=80),
-    towers=TowerTrainingSettings(epochs=1, examples_per_epoch=1024),
+    towers=TowerTrainingSettings(most_examples=1024, validations=1),
 )
 
 

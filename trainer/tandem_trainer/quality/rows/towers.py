@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +44,11 @@ TowerSettingsOf = Callable[[TrainConfig], TowerTrainingSettings]
 
 
 class TwoTowerRow(Row):
-    """The towers, chosen by epoch on the validation part. Where time moves on between the parts (time, warm-time) they
-    are fitted again on both, for as many epochs as were best.
+    """The towers: the best state on the validation part, then fitted again on both parts for as long as was best.
 
     towers: settings of this variant, from the run's configuration.
     """
 
-    refit = frozenset({"time", "warm-time"})
     code = (
         "tandem_core.features",
         "tandem_core.catalog",
@@ -83,25 +80,26 @@ class TwoTowerRow(Row):
         if fitting.part == "train":
             validation = _validation_examples(fitting)
         else:
-            epochs = int(fitting.fitted(self.name, "train").fit.notes["best_epoch"]) + 1
-            settings = settings.model_copy(update={"epochs": epochs})
+            share = fitting.fitted(self.name, "train").fit.notes["best_after"]  # of all that it was to train
+            shorter = {"epochs": settings.epochs * share, "most_examples": round(settings.most_examples * share)}
+            settings = settings.model_copy(update=shorter)
         schema, catalog = fitting.schema, fitting.catalog
         training = fitting.dataset.events
         examples = make_examples(training, catalog, schema, fitting.dataset.users)
         inputs = item_tower_inputs(schema, catalog, content_vectors(fitting))
-        started = time.monotonic()
         towers = fit_towers(
             examples,
             inputs,
             settings,
             fitting.config.seed,
             validation,
-            lambda epoch, found: fitting.progress.advance(epoch + 1, settings.epochs, text(found)),
+            lambda part, found: fitting.progress.advance(part + 1, settings.validations, text(found)),
         )
-        seconds = time.monotonic() - started
-        trained_on = len(towers.history) * min(settings.examples_per_epoch, len(examples))
-        notes = {"best_epoch": float(towers.best_epoch), "events_per_second": trained_on / max(seconds, 1e-9)}
-        notes |= {f"validation_{name}": value for name, value in towers.history[towers.best_epoch].items()}
+        notes = {
+            "best_after": (towers.best + 1) / settings.validations,
+            "events_per_second": towers.examples_per_second,
+        }
+        notes |= {f"validation_{name}": value for name, value in towers.history[towers.best].items()}
         return Fit({"item_vectors": towers.item_vectors, "user_tower": _as_onnx(fitting, towers)}, notes)
 
     def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
@@ -119,7 +117,6 @@ class RetrievalRow(Row):
     reciprocal rank, filled up with popular items.
     """
 
-    refit: frozenset[str] = frozenset({"time", "warm-time"})
     single = False
     fits = False
 

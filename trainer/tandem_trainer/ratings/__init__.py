@@ -1,0 +1,1 @@
+"""Models that predict what a user would rate an item, and their comparison on held-out ratings."""
