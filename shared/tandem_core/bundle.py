@@ -20,9 +20,15 @@ from tandem_core.query import Regime, SourcePlan
 from tandem_core.scorer import OnnxScorer
 from tandem_core.sources.als import Als
 from tandem_core.sources.base import Source
+from tandem_core.sources.content_neighbours import ColdContentNeighbours, ContentNeighbours
+from tandem_core.sources.fresh import Fresh
+from tandem_core.sources.item_to_item import ItemToItem
 from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
 from tandem_core.sources.popularity_tables import PopularityTables
+from tandem_core.sources.search import Search
+from tandem_core.sources.top_of_table import TopOfTable
 from tandem_core.sources.two_tower import TwoTower
+from tandem_core.sparse_rows import SparseRows
 from tandem_core.user_tower import UserTower
 
 FILES = frozenset(
@@ -32,6 +38,9 @@ FILES = frozenset(
         "content_vectors.npy",
         "item_vectors.npy",
         "als_factors.npy",
+        "item_to_item.npz",
+        "born_ms.npy",
+        "search.npz",
         "item_tower.onnx",
         "user_tower.onnx",
         "ranker.onnx",
@@ -45,7 +54,7 @@ class Bundle:
     """One version of everything. item_vectors: float32 [N, D], unit length. content_vectors: float32 [N, T].
 
     popularity_level: float32 [N] in [0, 1], logarithm of training events over that of the most popular item.
-    sources: name -> source; a service that only ranks loads the popularity sources alone.
+    sources: name -> source; a service that only ranks loads those alone that are tables of popular items.
     """
 
     id: str
@@ -80,11 +89,14 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     """Load files as the manifest describes them, hashes not compared: for the trainer, whose bundle is not done."""
     schema = manifest.features
     catalog = Catalog.load(folder / "catalog.npz")
-    popularity = PopularityTables.load(folder / "popularity.npz")
     item_vectors = _vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim)
+    content_vectors = _vectors(folder / "content_vectors.npy", len(catalog))
+    popularity = PopularityTables.load(folder / "popularity.npz")
+    popularity.check(len(catalog))
     sources: dict[str, Source] = {
         "popularity": Popularity(popularity),
         "popularity_segment": SegmentPopularity(popularity),
+        **{name: TopOfTable(table, len(catalog)) for name, table in popularity.catalogue_wide().items()},
     }
     if "categories" in catalog.codes:
         sources["popularity_category"] = CategoryPopularity(popularity, catalog.codes["categories"])
@@ -93,9 +105,9 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
         for golden in manifest.goldens:
             _check_golden(golden, user_tower, schema)
-        als_factors = _vectors(folder / "als_factors.npy", len(catalog))
         sources["two_tower"] = TwoTower(user_tower, _index(folder, "two_tower", manifest, item_vectors))
-        sources["als"] = Als(_index(folder, "als", manifest, als_factors), **manifest.als.model_dump())
+        sources |= _behaviour_sources(folder, manifest, len(catalog))
+        sources |= _content_sources(folder, manifest, catalog, content_vectors)
     return Bundle(
         id=manifest.bundle_id,
         manifest=manifest,
@@ -103,12 +115,43 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         catalog=catalog,
         popularity_level=_popularity_level(catalog),
         item_vectors=item_vectors,
-        content_vectors=_vectors(folder / "content_vectors.npy", len(catalog)),
+        content_vectors=content_vectors,
         sources=sources,
         plans=_plans(manifest, sources),
         scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
         user_tower=user_tower,
     )
+
+
+def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[str, Source]:
+    als_factors = _vectors(folder / "als_factors.npy", n_items)
+    next_items = SparseRows.load(folder / "item_to_item.npz", n_items, n_items)
+    return {
+        "als": Als(_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
+        "item_to_item": ItemToItem(next_items, manifest.item_to_item.half_life),
+    }
+
+
+def _content_sources(
+    folder: Path, manifest: Manifest, catalog: Catalog, content: NDArray[np.float32]
+) -> dict[str, Source]:
+    cold = np.flatnonzero(catalog.event_counts < manifest.features.cold_item_events).astype(np.int32)
+    half_life = manifest.content_neighbours.half_life
+    return {
+        "content_neighbours": ContentNeighbours(_index(folder, "content", manifest, content), half_life),
+        "content_cold": ColdContentNeighbours(content, cold, half_life),
+        "fresh": Fresh(_born(folder / "born_ms.npy", len(catalog)), manifest.fresh.max_age_days),
+        "search": Search.load(folder / "search.npz", len(catalog)),
+    }
+
+
+def _born(path: Path, n: int) -> NDArray[np.float64]:
+    born: NDArray[np.float64] = np.load(path, allow_pickle=False)
+    if born.shape != (n,) or born.dtype != np.float64:
+        raise BundleRefused(f"{path} has shape {born.shape} of {born.dtype}; expected ({n},) of float64")
+    if np.isinf(born).any():
+        raise BundleRefused(f"{path} has an infinite time, first in row {int(np.flatnonzero(np.isinf(born))[0])}")
+    return born
 
 
 def _popularity_level(catalog: Catalog) -> NDArray[np.float32]:
@@ -157,6 +200,7 @@ def golden_user(golden: Golden, schema: FeatureSchema) -> User:
         attribute_codes=schema.encode_attributes(golden.user_attributes),
         context_codes=encode_context(np.array([golden.now_ms], np.int64))[0],
         segment_keys=schema.segment_keys(golden.user_attributes),
+        now_ms=golden.now_ms,
     )
 
 

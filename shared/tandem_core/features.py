@@ -125,7 +125,8 @@ class User:
     """A request's user in terms of one bundle.
 
     interacted: int32 rows of everything the user had to do with, disliked things too. segment_keys: most specific
-    first. attribute_codes: int64 [A]. context_codes: int64 [2].
+    first. attribute_codes: int64 [A]. context_codes: int64 [2]. now_ms: the moment of the request. query_text: what
+    the user typed in a search box, "" where nothing.
     """
 
     regime: Regime
@@ -135,6 +136,8 @@ class User:
     attribute_codes: NDArray[np.int64]
     context_codes: NDArray[np.int64]
     segment_keys: Sequence[str]
+    now_ms: int
+    query_text: str = ""
 
 
 def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
@@ -157,6 +160,8 @@ def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
         attribute_codes=schema.encode_attributes(known),
         context_codes=encode_context(np.array([query.now_ms], np.int64))[0],
         segment_keys=schema.segment_keys(known),
+        now_ms=query.now_ms,
+        query_text=query.query_text,
     )
 
 

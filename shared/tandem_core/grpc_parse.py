@@ -99,6 +99,7 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
         "anonymous": context.anonymous,
         "events": _events(checks, context.recent_events, now_ms),
         "seed_item_ids": list(context.seed_item_ids),
+        "query_text": context.query_text,
         "attributes": _attributes(checks, context.user_attributes, "context.user_attributes"),
         "context": _attributes(checks, context.context, "context.context"),
         "seed": seed_of(request_id, context.seed),

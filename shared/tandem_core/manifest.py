@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_NAME = "manifest.json"
 
 
@@ -64,6 +64,25 @@ class AlsInfo(_Part):
     half_life: float
 
 
+class HalfLife(_Part):
+    """How fast a source forgets: in events, of the history when asked."""
+
+    half_life: float
+
+
+class FreshInfo(_Part):
+    """Constants of `sources.fresh.Fresh`."""
+
+    max_age_days: float
+
+
+class SearchInfo(_Part):
+    """BM25's constants; they are part of the index's weights already, and stand here to be known."""
+
+    k1: float
+    b: float
+
+
 class PlanEntry(_Part):
     """What one source is asked for and what its word weighs."""
 
@@ -99,28 +118,52 @@ class Manifest(_Part):
     ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
     indexes: dict[str, IndexInfo]
     als: AlsInfo
+    item_to_item: HalfLife
+    content_neighbours: HalfLife  # of content_cold too
+    fresh: FreshInfo
+    search: SearchInfo
     plans: dict[str, list[PlanEntry]]  # regime name in lower case -> sources
     goldens: list[Golden]
     metrics: dict[str, float]
     files: dict[str, FileEntry]
 
 
+class _OnlyFormat(BaseModel):
+    format: int
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle's manifest; raises BundleRefused saying what is wrong."""
     path = folder / MANIFEST_NAME
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise BundleRefused(f"{path} does not exist: the bundle is not whole") from error
+    _check_format(path, content)
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BundleRefused(f"{path} is not a manifest of format {FORMAT}: {where}: {first['msg']}") from error
-    if manifest.format != FORMAT:
-        raise BundleRefused(f"{path} has format {manifest.format}; this version reads {FORMAT}")
     if manifest.features.digest() != manifest.schema_digest:
         raise BundleRefused(f"{path}: the feature schema does not have its recorded digest")
     return manifest
+
+
+def _check_format(path: Path, content: bytes) -> None:
+    """Look at the format first: what else a manifest of another format lacks or has is of no interest."""
+    try:
+        found = _OnlyFormat.model_validate_json(content).format
+    except ValidationError:
+        return  # not even that: what is wrong with it is said when all of it is read
+    if found < FORMAT:
+        raise BundleRefused(
+            f"{path} has format {found}; this version reads {FORMAT}. It was made by an older version: train again "
+            "(tandem train), or serve it with the version that made it"
+        )
+    if found > FORMAT:
+        raise BundleRefused(f"{path} has format {found}; this version reads {FORMAT}: serve it with a newer version")
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:

@@ -86,6 +86,7 @@ class Query:
 
     now_ms: milliseconds since 1970, what ages count from. anonymous: the user store is not read. attributes: of the
     user, request over store.
+    query_text: what the user typed, "" where nothing; the search source alone reads it.
     context: facts of the request. plans: empty means the bundle's own. condition: None means all items.
     interacted: None means what the stage does by itself (retrieval: exclude; ranking: the placement's policy).
     """
@@ -99,6 +100,7 @@ class Query:
     anonymous: bool = False
     events: UserEvents = field(default_factory=UserEvents)
     seed_item_ids: Sequence[str] = ()
+    query_text: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
     context: Mapping[str, str] = field(default_factory=dict)
     condition: Condition | None = None

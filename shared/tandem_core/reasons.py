@@ -44,13 +44,20 @@ _KIND_OF_SOURCE = {
     "popularity": ReasonKind.POPULAR,
     "popularity_segment": ReasonKind.POPULAR_IN_SEGMENT,
     "popularity_category": ReasonKind.POPULAR_IN_CATEGORY,
+    "trending": ReasonKind.POPULAR,
+    "weighted_rating": ReasonKind.POPULAR,
+    "item_to_item": ReasonKind.SIMILAR_USERS,
+    "content_neighbours": ReasonKind.MATCHES_TASTE,
+    "content_cold": ReasonKind.MATCHES_TASTE,
+    "fresh": ReasonKind.NEW_ITEM,
     "backfill": ReasonKind.BACKFILL,
 }
 
 
 def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tuple[Reason, ...], ...]:
     """Return up to four reasons for each item of a final list, strongest first: the sources by the rank they gave."""
-    sources = [source for source in slate.sources if source in _KIND_OF_SOURCE]
+    kinds = {source: kind for source in slate.sources if (kind := _kind_of(source)) is not None}
+    sources = list(kinds)
     ranks = np.stack([slate.columns[f"rank:{s}"] for s in sources], axis=1) if sources else np.zeros((len(slate), 0))
     strongest = np.argsort(np.where(ranks > 0, ranks, np.inf), axis=1, kind="stable")
     because = _because_of(slate, user, bundle)
@@ -65,15 +72,19 @@ def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tupl
         mine = [Reason(ReasonKind.BECAUSE_OF_ITEM, because[i])] if because[i] else []
         for j in strongest[i]:
             if ranks[i, j] > 0:
-                mine.append(_reason(sources[j], int(slate.rows[i]), user, bundle, liked))
+                mine.append(_reason(kinds[sources[j]], int(slate.rows[i]), user, bundle, liked))
         if cold[i]:
             mine.append(Reason(ReasonKind.NEW_ITEM))
-        reasons.append(tuple(mine[:MOST_REASONS]))
+        reasons.append(tuple(dict.fromkeys(mine))[:MOST_REASONS])  # several sources may give the same reason
     return tuple(reasons)
 
 
-def _reason(source: str, row: int, user: User, bundle: Bundle, liked: list[str]) -> Reason:
-    kind = _KIND_OF_SOURCE[source]
+def _kind_of(source: str) -> ReasonKind | None:
+    """Return the kind of a source's reason, None where it is none; windows of any length are popularity."""
+    return _KIND_OF_SOURCE.get(source, ReasonKind.POPULAR if source.startswith("popularity_") else None)
+
+
+def _reason(kind: ReasonKind, row: int, user: User, bundle: Bundle, liked: list[str]) -> Reason:
     if kind is ReasonKind.POPULAR_IN_SEGMENT:
         return Reason(kind, user.segment_keys[0]) if user.segment_keys else Reason(ReasonKind.POPULAR)
     if kind is ReasonKind.POPULAR_IN_CATEGORY:

@@ -57,19 +57,26 @@ class RetrievalPipeline:
     def _ask(
         self, plans: Sequence[SourcePlan], user: User, eligible: Eligibility, budget: Budget
     ) -> tuple[dict[str, Found], tuple[Degradation, ...]]:
-        """Ask one source after another: each takes less time than a thread switch. The late and broken are left out."""
+        """Ask one source after another: each takes less time than a thread switch. The late and broken are left out.
+
+        So are those that have nothing to say of this user, of any item: they would travel as columns of zeros.
+        """
         found: dict[str, Found] = {}
+        answered = False
         left_out: list[Degradation] = []
         for plan in plans:
             if budget.expired():
                 left_out.append(Degradation(DegradationKind.SOURCE_LATE, plan.source, "no time left"))
                 continue
             try:
-                found[plan.source] = self.bundle.sources[plan.source].find(user, eligible, plan.limit)
+                each = self.bundle.sources[plan.source].find(user, eligible, plan.limit)
+                answered = True
+                if len(each) or each.score_rows is not None:
+                    found[plan.source] = each
             except Exception:  # one broken source must not take the others with it; it is logged and declared
                 log.exception("source failed", extra={"source": plan.source, "bundle_id": self.bundle.id})
                 left_out.append(Degradation(DegradationKind.SOURCE_FAILED, plan.source, "see the service's log"))
-        if plans and not found and budget.expired():
+        if plans and not answered and budget.expired():
             raise DeadlineExceeded("the deadline passed before any source was asked")
         return found, tuple(left_out)
 

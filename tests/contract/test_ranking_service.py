@@ -235,10 +235,17 @@ def test_discounted_items_stand_lower_than_allowed_ones(
     assert sum(places(filter_pb2.SEEN_MODE_DISCOUNT)) > sum(places(filter_pb2.SEEN_MODE_ALLOW))
 
 
-def test_query_text_changes_nothing_yet(grpc_stub: Stub, request_of: Callable[..., Request]) -> None:
-    request = request_of("warm")
-    request.context.query_text = "quiet music"
-    assert grpc_stub.Recommend(request) == grpc_stub.Recommend(request_of("warm"))
+def test_what_the_user_typed_brings_matching_items(
+    grpc_stub: Stub, request_of: Callable[..., Request], bundle: Bundle
+) -> None:
+    word = bundle.catalog.titles[-1].split()[0]
+    request = request_of("unknown")
+    request.context.query_text = word
+    response = grpc_stub.Recommend(request)
+    found = {item.item_id for item in response.items if "search" in {source.source for source in item.sources}}
+    assert found
+    titles = {bundle.catalog.titles[bundle.catalog.row_of[item_id]].casefold() for item_id in found}
+    assert all(word.casefold() in title for title in titles)
 
 
 def test_a_batch_equals_single_calls(grpc_stub: Stub, request_of: Callable[..., Request]) -> None:

@@ -120,7 +120,7 @@ def test_the_sources_asked_suit_the_user(grpc_stub: Stub, request_of: Callable[.
         return {column.source for column in response.candidates.source_columns}
 
     assert sources("warm") == {"two_tower", "als"}
-    assert sources("few") == {"two_tower", "als", "popularity_segment", "popularity_category"}
+    assert sources("few") == {"two_tower", "als", "popularity_segment", "popularity_category", "popularity_30d"}
     assert sources("stored profile") == {"popularity_segment", "two_tower", "popularity"}
     assert sources("unknown") == {"popularity"}
 
@@ -344,15 +344,31 @@ def test_weights_decide_whose_word_counts(grpc_stub: Stub, request_of: Callable[
     assert first_ten(1e-6, 1) == alone("als")
 
 
-def test_every_source_that_is_named_can_be_asked_alone(grpc_stub: Stub, request_of: Callable[..., Request]) -> None:
+def test_every_source_that_is_named_can_be_asked_alone(
+    grpc_stub: Stub, request_of: Callable[..., Request], bundle: Bundle
+) -> None:
     state = grpc_stub.GetServingState(retrieval_pb2.GetServingStateRequest())
-    assert set(state.sources) == {"two_tower", "als", "popularity", "popularity_segment", "popularity_category"}
+    assert set(state.sources) == {
+        *("popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"),
+        *("two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"),
+    }
+    strict = filter_pb2.FILL_POLICY_STRICT
     for source in state.sources:
-        request = request_of("warm", sources=[{"source": source, "limit": 15}], max_candidates=10)
+        request = request_of("warm", sources=[{"source": source, "limit": 15}], max_candidates=10, fill_policy=strict)
+        request.context.query_text = bundle.catalog.titles[-1]
+        request.context.event_time.FromMilliseconds(bundle.manifest.data.last_event_ms)
         response = grpc_stub.Retrieve(request)
         assert_valid_candidates(response, request)
         assert [column.source for column in response.candidates.source_columns] == [source]
-        assert max(response.candidates.source_columns[0].ranks) <= 15
+        assert 1 <= max(response.candidates.source_columns[0].ranks) <= 15
+
+
+def test_without_a_query_text_search_has_nothing_to_say(grpc_stub: Stub, request_of: Callable[..., Request]) -> None:
+    request = request_of("warm", sources=[{"source": "search"}], fill_policy=filter_pb2.FILL_POLICY_STRICT)
+    response = grpc_stub.Retrieve(request)
+    assert not response.candidates.item_ids
+    assert "no source found" in response.empty_reason
+    assert not response.degradations
 
 
 def test_the_order_of_recent_events_does_not_matter(

@@ -108,7 +108,6 @@ def test_an_unbuilt_call_says_where_to_read_on(running: dict[str, Offered], meth
 EXAMPLES: dict[str, dict[str, Any]] = {
     "seen_policy.served_within": {"seen_policy": {"served_within": {"seconds": 60}}},
     "seen_policy.served_mode": {"seen_policy": {"served_mode": 1}},
-    "context.query_text": {"context": {"query_text": "quiet music"}},
     "context.session_id": {"context": {"session_id": "s-1"}},
     "context.context": {"context": {"context": [{"name": "device", "string_value": "phone"}]}},
     "context.seed": {"context": {"seed": 12345}},

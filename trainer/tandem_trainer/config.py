@@ -9,7 +9,10 @@ from pydantic import Field
 from tandem_core.features import EventType
 from tandem_core.settings import Settings, parse_settings, read_toml
 from tandem_trainer.als import AlsSettings
+from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.search_index import SearchSettings
+from tandem_trainer.slist import SlistSettings
 from tandem_trainer.train_towers import TowerTrainingSettings
 
 # What an event of each type is worth where the configuration does not say.
@@ -49,6 +52,8 @@ class FeatureSettings(Settings):
     history_length: int = Field(default=50, ge=1, le=1000)
     als_half_life: float = Field(default=5.0, gt=0)  # in events, of the fold-in: HR@10 .213, at 10 .182 (ml-1m)
     content_dims: int = Field(default=64, ge=1)
+    content_half_life: float = Field(default=5.0, gt=0)  # in events, of the profile that content neighbours are near to
+    fresh_days: float = Field(default=30.0, gt=0)  # items younger than this are what the source "fresh" finds
     most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns
     cold_user_events: int = Field(default=5, ge=0)  # users with fewer events are cold
     cold_item_events: int = Field(default=5, ge=0)  # items with fewer training events are cold
@@ -73,21 +78,33 @@ class RankerData(Settings):
 
 
 class PlanSettings(Settings):
-    """Sources asked by regime, when a request does not say; limit and weight as in the contract."""
+    """Sources asked by regime, when a request does not say; limit and weight as in the contract.
 
-    warm: dict[str, tuple[int, float]] = Field(default={"two_tower": (400, 1.0), "als": (300, 0.5)})
+    Search stands in each: without a query text it is not heard.
+    """
+
+    warm: dict[str, tuple[int, float]] = Field(
+        default={"two_tower": (400, 1.0), "als": (300, 0.5), "search": (200, 1.0)}
+    )
     few_events: dict[str, tuple[int, float]] = Field(
         default={
             "two_tower": (300, 1.0),
             "als": (200, 0.5),
             "popularity_segment": (200, 0.3),
             "popularity_category": (200, 0.3),
+            "popularity_30d": (200, 0.3),
+            "search": (200, 1.0),
         }
     )
     profile_only: dict[str, tuple[int, float]] = Field(
-        default={"popularity_segment": (300, 1.0), "two_tower": (200, 0.5), "popularity": (200, 0.3)}
+        default={
+            "popularity_segment": (300, 1.0),
+            "two_tower": (200, 0.5),
+            "popularity": (200, 0.3),
+            "search": (200, 1.0),
+        }
     )
-    unknown: dict[str, tuple[int, float]] = Field(default={"popularity": (500, 1.0)})
+    unknown: dict[str, tuple[int, float]] = Field(default={"popularity": (500, 1.0), "search": (200, 1.0)})
 
 
 class TrainConfig(Settings):
@@ -100,7 +117,10 @@ class TrainConfig(Settings):
     split: SplitSettings = SplitSettings()
     features: FeatureSettings = FeatureSettings()
     towers: TowerTrainingSettings = TowerTrainingSettings()
+    popularity: PopularitySettings = PopularitySettings()
     als: AlsSettings = AlsSettings()
+    item_to_item: SlistSettings = SlistSettings()
+    search: SearchSettings = SearchSettings()
     ranker: RankerSettings = RankerSettings()
     ranker_data: RankerData = RankerData()
     index: IndexSettings = IndexSettings()

@@ -55,6 +55,8 @@ def _fit(run: TrainingRun, progress: Progress) -> Manifest:
         run.fit_tables()
     with progress.step("ALS"):
         run.fit_als()
+    with progress.step("item to item"):
+        run.fit_item_to_item()
     with progress.step("two towers"):
         run.fit_towers()
     with progress.step("export"):

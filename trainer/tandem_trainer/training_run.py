@@ -22,27 +22,36 @@ from tandem_core.manifest import (
     MANIFEST_NAME,
     AlsInfo,
     FileEntry,
+    FreshInfo,
     Golden,
+    HalfLife,
     Manifest,
     PlanEntry,
+    SearchInfo,
     SplitInfo,
     sha256_of,
 )
 from tandem_core.ranker_features import feature_names
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_core.sources.als import Als
+from tandem_core.sources.content_neighbours import content_profile
+from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_trainer.als import AlsModel, fit_als
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
+from tandem_trainer.freshness import born_ms
 from tandem_trainer.indexes import build_index
 from tandem_trainer.inputs import data_info, history_of_validation
 from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.popularity import fit_popularity
+from tandem_trainer.popularity_wide import rating_table, window_tables
 from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
 from tandem_trainer.progress import Progress, text
+from tandem_trainer.search_index import fit_search
+from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
 from tandem_trainer.train_ranker import ranker_examples, train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
@@ -73,14 +82,11 @@ class TrainingRun:
         self._entries: dict[str, Any] = {}
 
     def fit_tables(self) -> None:
-        """Catalogue, schema, popularity and content vectors, all counted on the training cut alone."""
+        """Catalogue, schema, popularity, ages and content vectors, all counted on the training cut alone; search."""
         train = self._split.train
         _check_size(self._dataset, train)
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
         self.schema = build_schema(self._dataset, self.catalog, self._config)
-        weights = event_weights(self.schema, train)
-        profiles = train[["user_id"]].merge(self._dataset.users, on="user_id", how="left")
-        popularity = fit_popularity(item_rows(self.catalog, train), weights, profiles, self.schema, self.catalog)
         items = self._dataset.items
         words = fit_content(
             items["title"].tolist(),
@@ -93,8 +99,24 @@ class TrainingRun:
         )
         self.content = with_vector_columns(words, items, self._dataset.schema.item_vector)
         self.catalog.save(self._staging / "catalog.npz")
-        popularity.save(self._staging / "popularity.npz")
         np.save(self._staging / "content_vectors.npy", self.content)
+        self._popularity().save(self._staging / "popularity.npz")
+        times = train["timestamp"].to_numpy(dtype=np.int64)
+        np.save(self._staging / "born_ms.npy", born_ms(self.catalog, item_rows(self.catalog, train), times))
+        title, body, categories = (items[name].tolist() for name in ("title", "text", "categories"))
+        fit_search(title, body, categories, self._config.search).save(self._staging / "search.npz")
+
+    def _popularity(self) -> PopularityTables:
+        train, settings = self._split.train, self._config.popularity
+        rows, weights = item_rows(self.catalog, train), event_weights(self.schema, train)
+        profiles = train[["user_id"]].merge(self._dataset.users, on="user_id", how="left")
+        counted = fit_popularity(rows, weights, profiles, self.schema, self.catalog)
+        times = train["timestamp"].to_numpy(dtype=np.int64)
+        lately = window_tables(rows, weights, times, len(self.catalog), settings)
+        rated = train["event_type"].isin(settings.rating_event_types).to_numpy()
+        values = train["value"].to_numpy(dtype=np.float64)
+        ratings = rating_table(rows[rated], values[rated], len(self.catalog), settings)
+        return PopularityTables({**counted.tables, **lately, **ratings})
 
     def fit_als(self) -> None:
         train = self._split.train
@@ -109,6 +131,17 @@ class TrainingRun:
             self._config.seed,
         )
         np.save(self._staging / "als_factors.npy", self.als.item_factors)
+
+    def fit_item_to_item(self) -> None:
+        train = self._split.train
+        next_items = fit_slist(
+            pd.factorize(train["user_id"])[0],
+            item_rows(self.catalog, train),
+            event_weights(self.schema, train),
+            len(self.catalog),
+            self._config.item_to_item,
+        )
+        next_items.save(self._staging / "item_to_item.npz")
 
     def fit_towers(self) -> None:
         examples = make_examples(self._split.train, self.catalog, self.schema, self._dataset.users)
@@ -158,7 +191,7 @@ class TrainingRun:
         self._entries["goldens"] = self._answered(batches[0])
 
     def build_indexes(self) -> None:
-        """Indexes over both kinds of vectors, their recall measured with vectors of validation users."""
+        """Indexes over all kinds of vectors, their recall measured with vectors of validation users."""
         index, seed = self._config.index, self._config.seed
         known = self._validation_queries(INDEX_QUERIES)
         users = [resolve_user(self.schema, self.catalog, query) for query in known.queries]
@@ -172,10 +205,16 @@ class TrainingRun:
         folded = [
             als.fold_in(user.history.rows, user.history.decayed(als.half_life)) for user in users if len(user.history)
         ]
+        half_life = self._config.features.content_half_life
+        profiles = [content_profile(self.content, user.history, half_life) for user in users]
+        contents = [profile for profile in profiles if profile is not None]
         infos = {
             "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower.hnsw", seed),
             "als": build_index(
                 self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als.hnsw", seed
+            ),
+            "content": build_index(
+                self.content, np.array(contents, np.float32), index, self._staging / "content.hnsw", seed
             ),
         }
         self._entries["indexes"] = infos
@@ -231,7 +270,9 @@ class TrainingRun:
 
     def _ranker_sources(self) -> list[str]:
         plans = self._config.plans.model_dump().values()
-        return list(dict.fromkeys(source for plan in plans for source in plan))
+        asked = dict.fromkeys(source for plan in plans for source in plan)
+        # Nobody typed anything in the past that is replayed: what search says could not be learned.
+        return [source for source in asked if source != "search"]
 
     def _validation_queries(self, most: int) -> OfflineQueries:
         return make_queries(
@@ -283,6 +324,10 @@ class TrainingRun:
                 regularization=self.als.regularization,
                 half_life=self._config.features.als_half_life,
             ),
+            item_to_item=HalfLife(half_life=self._config.item_to_item.serving_half_life),
+            content_neighbours=HalfLife(half_life=self._config.features.content_half_life),
+            fresh=FreshInfo(max_age_days=self._config.features.fresh_days),
+            search=SearchInfo(**self._config.search.model_dump()),
             plans={
                 regime: [PlanEntry(source=s, limit=limit, weight=weight) for s, (limit, weight) in plan.items()]
                 for regime, plan in plans.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,13 +13,21 @@ from tandem_core.features import User
 from tandem_core.filters import Eligibility
 from tandem_core.index.base import VectorIndex, top_k
 
+ScoreRows = Callable[[NDArray[np.int32]], NDArray[np.float32]]
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one source found, best first. rows: int32 [n], none twice. scores: float32 [n], the source's own scale."""
+    """What one source found, best first. rows: int32 [n], none twice. scores: float32 [n], the source's own scale.
+
+    score_rows: what the source says of any catalogue rows, int32 [m] -> float32 [m], for this user and on the same
+    scale as `scores`; found or not, eligible or not. It keeps what `find` computed of the user, so that a score costs
+    no second look at the history. None where the source can not say: it does not know the user, or orders by place.
+    """
 
     rows: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     scores: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    score_rows: ScoreRows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,12 +47,16 @@ def nearest(index: VectorIndex, query: NDArray[np.float32], eligible: Eligibilit
     Asks for more than `limit`, drops what is not eligible, and compares exactly over all eligible rows where that
     leaves too few: a filter never makes the list short while matching items exist.
     """
+
+    def score_rows(rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        return index.vectors[rows] @ query
+
     everything = len(index.vectors)
     spare = limit if eligible.has_condition else 0
     asked = min(everything, limit + spare + min(eligible.excluded_count, 2 * limit))
     rows, scores = index.search(query, asked)
     kept = eligible.keep(rows)
     if np.count_nonzero(kept) >= limit or asked == everything:
-        return Found(rows[kept][:limit], scores[kept][:limit])
+        return Found(rows[kept][:limit], scores[kept][:limit], score_rows)
     matching = eligible.matching_rows()
-    return Found(*top_k(index.vectors[matching] @ query, matching, limit))
+    return Found(*top_k(score_rows(matching), matching, limit), score_rows)

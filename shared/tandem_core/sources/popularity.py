@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_core.catalog import CodeColumn
 from tandem_core.features import History, User
@@ -19,9 +20,15 @@ class Popularity:
     """Popular with everybody. Score: share of all events, in [0, 1]. Knows every user."""
 
     tables: PopularityTables
+    _by_row: NDArray[np.float32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        everybody = self.tables.everybody
+        object.__setattr__(self, "_by_row", everybody.by_row(len(everybody.rows)))
 
     def find(self, user: User, eligible: Eligibility, limit: int) -> Found:
-        return first_eligible(self.tables.everybody, eligible, limit)
+        found = first_eligible(self.tables.everybody, eligible, limit)
+        return Found(found.rows, found.scores, self._by_row.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)

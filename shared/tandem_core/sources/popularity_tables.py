@@ -1,4 +1,4 @@
-"""Popularity counted by the trainer: over everybody, by user segment, by item category."""
+"""Popularity counted by the trainer: over everybody, by user segment, by item category, lately; and by ratings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,33 @@ from numpy.typing import NDArray
 from tandem_core.text_blob import pack_strings, unpack_strings
 
 GLOBAL = "global"
+WINDOW = "window:"  # and the days of it: "window:7"
+TRENDING = "trending"
+WEIGHTED_RATING = "weighted_rating"
 
 
 @dataclass(frozen=True, slots=True)
 class RankedTable:
-    """Items by falling popularity. rows: int32 [n]. scores: float32 [n], share of the table's weight, in (0, 1]."""
+    """Items by falling score. rows: int32 [n], none twice. scores: float32 [n], finite.
+
+    A score is the item's share of the table's event weight, in [0, 1]; in the table of ratings it is a rating.
+    """
 
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
 
+    def by_row(self, n_items: int) -> NDArray[np.float32]:
+        """Return float32 [n_items]: the score of each catalogue row, 0 for rows that are not in the table."""
+        scores = np.zeros(n_items, np.float32)
+        scores[self.rows] = self.scores
+        return scores
+
 
 @dataclass(frozen=True, slots=True)
 class PopularityTables:
-    """Tables by key: "global" (every item of the catalogue), "segment:age=25,gender=F", "category:Drama"."""
+    """Tables by key: "global" (every item of the catalogue), "segment:age=25,gender=F", "category:Drama",
+    "window:7" (days), "trending", "weighted_rating".
+    """
 
     tables: Mapping[str, RankedTable]
 
@@ -41,6 +55,22 @@ class PopularityTables:
 
     def category(self, category: str) -> RankedTable | None:
         return self.tables.get(f"category:{category}")
+
+    def catalogue_wide(self) -> dict[str, RankedTable]:
+        """Return source name -> table, for all but the one over everybody that are the same for every user."""
+        windows = {key: table for key, table in self.tables.items() if key.startswith(WINDOW)}
+        named = {f"popularity_{key.removeprefix(WINDOW)}d": table for key, table in windows.items()}
+        return named | {key: self.tables[key] for key in (TRENDING, WEIGHTED_RATING) if key in self.tables}
+
+    def check(self, n_items: int) -> None:
+        """Raise ValueError naming the first table that does not fit a catalogue of `n_items`."""
+        for key, table in self.tables.items():
+            if len(table.rows) != len(table.scores) or not np.isfinite(table.scores).all():
+                raise ValueError(f"popularity table {key!r} has scores that are not finite, or not one per row")
+            if len(table.rows) and not 0 <= table.rows.min() <= table.rows.max() < n_items:
+                raise ValueError(f"popularity table {key!r} has rows outside the catalogue of {n_items} items")
+        if len(self.everybody.rows) != n_items:
+            raise ValueError(f"popularity table {GLOBAL!r} has {len(self.everybody.rows)} rows; expected {n_items}")
 
     def save(self, path: Path) -> None:
         """Write as npz without pickle: all tables end to end."""

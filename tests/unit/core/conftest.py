@@ -17,7 +17,18 @@ from tandem_core.bundle import Bundle
 from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, User
 from tandem_core.filters import Eligibility
-from tandem_core.manifest import AlsInfo, DataInfo, FileEntry, IndexInfo, Manifest, PlanEntry, SplitInfo
+from tandem_core.manifest import (
+    AlsInfo,
+    DataInfo,
+    FileEntry,
+    FreshInfo,
+    HalfLife,
+    IndexInfo,
+    Manifest,
+    PlanEntry,
+    SearchInfo,
+    SplitInfo,
+)
 from tandem_core.query import Query, Regime, SourcePlan, UserEvents
 from tandem_core.registry import Registry
 from tandem_core.sources.base import Found, Source
@@ -152,7 +163,7 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
 
     def make(**fields: Any) -> Manifest:
         known: dict[str, Any] = {
-            "format": 1,
+            "format": 2,
             "bundle_id": "b1",
             "created_ms": NOW_MS,
             "data": DataInfo(
@@ -164,8 +175,12 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
             "features": schema,
             "ranker_features": [],
             "ranker_helps": True,
-            "indexes": {"two_tower": IndexInfo(kind="exact"), "als": IndexInfo(kind="exact")},
+            "indexes": {name: IndexInfo(kind="exact") for name in ("two_tower", "als", "content")},
             "als": AlsInfo(alpha=1.0, regularization=0.1, half_life=10.0),
+            "item_to_item": HalfLife(half_life=2.0),
+            "content_neighbours": HalfLife(half_life=5.0),
+            "fresh": FreshInfo(max_age_days=30.0),
+            "search": SearchInfo(k1=1.2, b=0.75),
             "plans": {regime.name.lower(): [PlanEntry(source="a", limit=10, weight=1.0)] for regime in Regime},
             "goldens": [],
             "metrics": {"ndcg@10": 0.25, "ann_recall@100": 1.0},

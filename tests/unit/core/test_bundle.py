@@ -12,10 +12,14 @@ import pytest
 from tandem_core.bundle import Bundle, golden_user, load_bundle
 from tandem_core.catalog import Catalog
 from tandem_core.errors import BundleRefused
-from tandem_core.features import user_tower_inputs
+from tandem_core.features import resolve_user, user_tower_inputs
+from tandem_core.filters import Eligibility
 from tandem_core.index.hnsw import HnswIndex
 from tandem_core.manifest import sha256_of
-from tandem_core.query import Regime
+from tandem_core.query import Query, Regime, UserEvents
+
+TABLES = {"popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"}
+FOR_RETRIEVAL = {"two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"}
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def poisoned(vectors: np.ndarray) -> np.ndarray:
 
 def test_a_whole_bundle_loads_with_all_its_parts(copy: Path) -> None:
     bundle = load_bundle(copy)
-    assert set(bundle.sources) == {"two_tower", "als", "popularity", "popularity_segment", "popularity_category"}
+    assert set(bundle.sources) == FOR_RETRIEVAL | TABLES
     assert set(bundle.plans) == set(Regime)
     assert all(bundle.plans.values())
     assert bundle.scorer is not None
@@ -60,7 +64,7 @@ def test_a_whole_bundle_loads_with_all_its_parts(copy: Path) -> None:
 
 def test_a_service_loads_its_own_parts_alone(copy: Path) -> None:
     for_ranking = load_bundle(copy, retrieval=False)
-    assert set(for_ranking.sources) == {"popularity", "popularity_segment", "popularity_category"}
+    assert set(for_ranking.sources) == TABLES
     assert for_ranking.user_tower is None
     assert all(plan.source in for_ranking.sources for plans in for_ranking.plans.values() for plan in plans)
     assert load_bundle(copy, ranking=False).scorer is None
@@ -110,6 +114,76 @@ def test_vectors_of_another_dimension_or_number_are_refused(copy: Path) -> None:
         load_bundle(copy)
 
 
+def rewrite(folder: Path, name: str, **changed: np.ndarray) -> None:
+    """Change arrays of an npz file, and hash it anew."""
+    with np.load(folder / name) as arrays:
+        kept = dict(arrays)
+    np.savez(folder / name, allow_pickle=False, **{**kept, **changed})
+    rehash(folder, name)
+
+
+@pytest.mark.parametrize("name", ["item_to_item.npz", "search.npz"])
+def test_sparse_files_that_do_not_fit_the_catalogue_are_refused(copy: Path, name: str) -> None:
+    with np.load(copy / name) as arrays:
+        values, columns, indptr = arrays["values"], arrays["columns"], arrays["indptr"]
+    rewrite(copy, name, values=np.where(np.arange(len(values)) == 5, np.nan, values).astype(np.float32))
+    with pytest.raises(BundleRefused, match="values that are not finite"):
+        load_bundle(copy)
+    rewrite(copy, name, values=values, columns=columns + 300)
+    with pytest.raises(BundleRefused, match="columns outside 0 to 299"):
+        load_bundle(copy)
+    rewrite(copy, name, columns=columns, indptr=indptr[:-1])
+    with pytest.raises(BundleRefused, match=r"has \d+ rows; expected"):
+        load_bundle(copy)
+
+
+def test_tables_and_times_that_do_not_fit_the_catalogue_are_refused(copy: Path) -> None:
+    born = np.load(copy / "born_ms.npy")
+    change_vectors(copy, "born_ms.npy", lambda times: times[:-1])
+    with pytest.raises(BundleRefused, match=r"born_ms\.npy has shape \(299,\) of float64; expected \(300,\)"):
+        load_bundle(copy)
+    change_vectors(copy, "born_ms.npy", lambda times: np.where(np.arange(300) == 7, np.inf, born))
+    with pytest.raises(BundleRefused, match=r"born_ms\.npy has an infinite time, first in row 7"):
+        load_bundle(copy)
+    change_vectors(copy, "born_ms.npy", lambda times: born)
+    with np.load(copy / "popularity.npz") as arrays:
+        rows, scores = arrays["rows"], arrays["scores"]
+    rewrite(copy, "popularity.npz", scores=np.full_like(scores, np.nan))
+    with pytest.raises(BundleRefused, match="popularity table 'global' has scores that are not finite"):
+        load_bundle(copy)
+    rewrite(copy, "popularity.npz", scores=scores, rows=rows + 1)
+    with pytest.raises(BundleRefused, match="popularity table 'global' has rows outside the catalogue of 300 items"):
+        load_bundle(copy)
+
+
+def test_every_source_that_scores_any_row_gives_what_it_found_the_same_scores(bundle: Bundle) -> None:
+    user = resolve_user(bundle.schema, bundle.catalog, query_of(bundle))
+    everything = Eligibility(bundle.catalog, user.interacted, None)
+    silent = set()
+    for name, source in bundle.sources.items():
+        found = source.find(user, everything, 50)
+        assert len(found), name
+        if found.score_rows is None:
+            silent.add(name)
+            continue
+        np.testing.assert_allclose(found.score_rows(found.rows), found.scores, atol=1e-5, err_msg=name)
+        everywhere = found.score_rows(bundle.catalog.all_rows)
+        assert everywhere.shape == (len(bundle.catalog),)
+        assert everywhere.dtype == np.float32
+        assert np.isfinite(everywhere).all(), name
+    assert silent == {"popularity_segment", "popularity_category"}  # they order by place
+
+
+def query_of(bundle: Bundle) -> Query:
+    """A user with six events and a profile, who types a word of some title, a day after the last training event."""
+    now_ms = bundle.manifest.data.last_event_ms + 86_400_000
+    word = next(title for title in bundle.catalog.titles if title).split()[0]
+    ids = [bundle.catalog.item_ids[row] for row in np.argsort(-bundle.catalog.event_counts, kind="stable")[:12:2]]
+    events = UserEvents(ids, now_ms - 1000 * np.arange(6, 0, -1), ["click"] * 6, np.full(6, np.nan, np.float32))
+    profile = {name: vocabulary[0] for name, vocabulary in bundle.schema.user_attributes.items()}
+    return Query(request_id="r", now_ms=now_ms, max_results=50, events=events, attributes=profile, query_text=word)
+
+
 def test_a_golden_query_that_is_off_is_refused(copy: Path) -> None:
     def shift(manifest: dict[str, Any]) -> None:
         manifest["goldens"][0]["expected"][5] += 0.01
@@ -138,7 +212,7 @@ def test_the_goldens_hold_a_history_and_a_user_without_one(bundle: Bundle) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.update(format=2), "has format 2; this version reads 1"),
+        (lambda m: [m.update(format=1), m.pop("fresh")], "has format 1; this version reads 2"),
         (lambda m: m["features"].update(history_length=51), "does not have its recorded digest"),
         (lambda m: m.update(schema_digest="0"), "does not have its recorded digest"),
         (lambda m: m["indexes"].pop("als"), "cannot be loaded: KeyError: 'als'"),

@@ -80,6 +80,7 @@ def test_every_field_of_a_request_reaches_the_query() -> None:
     )
     assert (query.request_id, query.placement, query.user_id, query.session_id) == ("r", "home", "ann", "s")
     assert query.anonymous
+    assert query.query_text == "cats"
     assert query.seed_item_ids == ["i1", "i2"]
     assert (query.now_ms, query.seed, query.max_results) == (5_250, 9, 2000)
     assert (query.fill, query.interacted, query.exclude_item_ids) == (Fill.STRICT, Seen.DISCOUNT, ["i9"])

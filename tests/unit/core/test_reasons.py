@@ -88,6 +88,12 @@ def test_there_are_never_more_than_four_reasons(bundle: Bundle, user_of: UserOf)
     assert got[1].kind is ReasonKind.MATCHES_TASTE
 
 
+def test_a_reason_that_several_sources_give_is_given_once(bundle: Bundle, user_of: UserOf) -> None:
+    found = slate(10, popularity=[3], popularity_14d=[1], trending=[2], fresh=[4], item_to_item=[5], search=[1])
+    (got,) = reasons_for(found, user_of(), bundle)
+    assert [reason.kind.name for reason in got] == ["POPULAR", "NEW_ITEM", "SIMILAR_USERS"]
+
+
 def test_an_empty_list_has_no_reasons(bundle: Bundle, user_of: UserOf) -> None:
     assert reasons_for(slate(), user_of("i0"), bundle) == ()
 

@@ -63,6 +63,15 @@ def test_strict_gives_what_the_sources_found_and_no_more(pipeline: RetrievalPipe
     assert retrieved.candidates.sources == ["a", "b"]
 
 
+def test_a_source_with_nothing_to_say_leaves_no_columns(
+    make_bundle: MakeBundle, list_source: MakeSource, make_query: MakeQuery
+) -> None:
+    pipeline = RetrievalPipeline(make_bundle({"silent": list_source(()), "good": list_source((5,))}))
+    retrieved = pipeline.retrieve(make_query(max_results=2, fill=Fill.STRICT), Budget())
+    assert retrieved.candidates.sources == ["good"]
+    assert not retrieved.degradations
+
+
 @pytest.mark.parametrize("wanted", [1, 3, 4, 5, 12, 2000])
 def test_a_list_is_as_long_as_asked_and_no_longer_than_the_catalogue(
     wanted: int, pipeline: RetrievalPipeline, make_query: MakeQuery

@@ -23,6 +23,7 @@ from tandem_core.sources.popularity import (
     first_eligible,
 )
 from tandem_core.sources.popularity_tables import PopularityTables, RankedTable
+from tandem_core.sources.top_of_table import TopOfTable
 
 NONE = np.empty(0, np.int32)
 WOMAN_OF_25 = {"age": "25", "gender": "F"}
@@ -47,6 +48,24 @@ def test_popularity_gives_the_first_eligible_items_with_their_shares(
     found = Popularity(tables).find(user_of(), eligible, 3)
     assert found.rows.tolist() == [4, 6, 8]
     np.testing.assert_array_equal(found.scores, tables.everybody.scores[[4, 6, 8]])
+    assert found.score_rows is not None
+    np.testing.assert_array_equal(found.score_rows(np.array([8, 0], np.int32)), tables.everybody.scores[[8, 0]])
+
+
+def test_a_table_gives_its_first_eligible_items_and_scores_the_others_zero(catalog: Catalog, user_of: UserOf) -> None:
+    table = RankedTable(np.array([7, 2, 9], np.int32), np.array([0.5, 0.3, 0.2], np.float32))
+    found = TopOfTable(table, 12).find(user_of(), Eligibility(catalog, np.array([2], np.int32), None), 5)
+    assert found.rows.tolist() == [7, 9]
+    assert found.score_rows is not None
+    np.testing.assert_array_equal(found.score_rows(found.rows), found.scores)
+    np.testing.assert_allclose(found.score_rows(np.array([0, 2, 11], np.int32)), [0, 0.3, 0])
+
+
+def test_catalogue_wide_tables_are_sources_by_name() -> None:
+    table = RankedTable(np.array([0], np.int32), np.array([1], np.float32))
+    keys = ("global", "window:7", "window:30", "trending", "weighted_rating", "category:window:7", "segment:trending")
+    wide = PopularityTables(dict.fromkeys(keys, table)).catalogue_wide()
+    assert set(wide) == {"popularity_7d", "popularity_30d", "trending", "weighted_rating"}
 
 
 @given(st.sets(st.integers(0, 199)), st.integers(1, 30), st.booleans())

@@ -54,8 +54,12 @@ def test_tables_als_and_content_are_fitted_on_the_training_cut_alone(trained: Tr
         run = TrainingRun(config, dataset, split_data(config, dataset), folder, Progress())
         run.fit_tables()
         run.fit_als()
+        run.fit_item_to_item()
         made.append(hashes(folder))
-    assert set(made[0]) == {"catalog.npz", "popularity.npz", "content_vectors.npy", "als_factors.npy"}
+    assert set(made[0]) == {
+        *("catalog.npz", "popularity.npz", "content_vectors.npy", "search.npz", "born_ms.npy"),
+        *("als_factors.npy", "item_to_item.npz"),
+    }
     assert made[0] == made[1]
 
 
