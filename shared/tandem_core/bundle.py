@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core.blend import BlendWeights
 from tandem_core.catalog import Catalog
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema, History, User, encode_context
@@ -66,6 +67,7 @@ class Bundle:
     content_vectors: NDArray[np.float32]
     sources: Mapping[str, Source]
     plans: Mapping[Regime, tuple[SourcePlan, ...]]
+    blends: Mapping[Regime, BlendWeights]
     scorer: OnnxScorer | None
     user_tower: UserTower | None
 
@@ -118,6 +120,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         content_vectors=content_vectors,
         sources=sources,
         plans=_plans(manifest, sources),
+        blends={Regime[name.upper()]: BlendWeights(**info.model_dump()) for name, info in manifest.blends.items()},
         scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
         user_tower=user_tower,
     )

@@ -91,6 +91,14 @@ class PlanEntry(_Part):
     weight: float
 
 
+class BlendInfo(_Part):
+    """Weights of a learned merge; see `blend.BlendWeights`."""
+
+    top: dict[str, float]
+    pool: dict[str, float]
+    head: int
+
+
 class Golden(_Part):
     """A query whose answer is known: the loader asks it before the bundle may serve.
 
@@ -123,6 +131,7 @@ class Manifest(_Part):
     fresh: FreshInfo
     search: SearchInfo
     plans: dict[str, list[PlanEntry]]  # regime name in lower case -> sources
+    blends: dict[str, BlendInfo]  # regime name in lower case; a regime that is not there merges by rank
     goldens: list[Golden]
     metrics: dict[str, float]
     files: dict[str, FileEntry]

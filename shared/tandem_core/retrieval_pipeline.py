@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tandem_core.blend import blend
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
@@ -46,13 +47,28 @@ class RetrievalPipeline:
         check_query(self.bundle, query)
         eligible = eligibility(self.bundle, query, user)
         found, degradations = self._ask(plans, user, eligible, budget)
-        merged = rank_fusion(found, {plan.source: plan.weight for plan in plans})
+        merged = self._merge(found, {plan.source: plan.weight for plan in plans}, query, user.regime)
         merged = merged.take(np.arange(min(len(merged), query.max_results)))
         if query.fill is Fill.BACKFILL:
             merged, failed = self._fill(merged, user, query, eligible)
             degradations = tuple(dict.fromkeys((*degradations, *failed)))
         empty_reason = self._empty_reason(merged, query, degradations)
         return Retrieved(merged, self.bundle.id, user.regime, degradations, empty_reason)
+
+    def ask(self, query: Query) -> tuple[Regime, dict[str, Found]]:
+        """Return what is known of the user, and what each source finds: for learning how to merge it."""
+        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
+        plans = query.plans or self.bundle.plans[user.regime]
+        return user.regime, self._ask(plans, user, eligibility(self.bundle, query, user), Budget())[0]
+
+    def _merge(
+        self, found: Mapping[str, Found], weights: Mapping[str, float], query: Query, regime: Regime
+    ) -> CandidateBatch:
+        """Merge by what was learned for the regime; by rank where nothing was, or where the caller weighs himself."""
+        learned = self.bundle.blends.get(regime)
+        if learned is None or query.plans:
+            return rank_fusion(found, weights)
+        return blend(found, learned.with_defaults(weights))
 
     def _ask(
         self, plans: Sequence[SourcePlan], user: User, eligible: Eligibility, budget: Budget

@@ -9,6 +9,7 @@ from pydantic import Field
 from tandem_core.features import EventType
 from tandem_core.settings import Settings, parse_settings, read_toml
 from tandem_trainer.als import AlsSettings
+from tandem_trainer.fit_blend import BlendSettings
 from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.search_index import SearchSettings
@@ -84,11 +85,18 @@ class PlanSettings(Settings):
     """
 
     warm: dict[str, tuple[int, float]] = Field(
-        default={"two_tower": (400, 1.0), "als": (300, 0.5), "search": (200, 1.0)}
+        default={
+            "two_tower": (500, 1.0),
+            "item_to_item": (300, 0.5),
+            "als": (300, 0.5),
+            "popularity_30d": (200, 0.1),
+            "search": (200, 1.0),
+        }
     )
     few_events: dict[str, tuple[int, float]] = Field(
         default={
             "two_tower": (300, 1.0),
+            "item_to_item": (200, 0.5),
             "als": (200, 0.5),
             "popularity_segment": (200, 0.3),
             "popularity_category": (200, 0.3),
@@ -125,6 +133,7 @@ class TrainConfig(Settings):
     ranker_data: RankerData = RankerData()
     index: IndexSettings = IndexSettings()
     plans: PlanSettings = PlanSettings()
+    blend: BlendSettings = BlendSettings()
     keep_bundles: int = Field(default=5, ge=2)
 
 

@@ -63,6 +63,8 @@ def _fit(run: TrainingRun, progress: Progress) -> Manifest:
         run.export_towers()
     with progress.step("index"):
         run.build_indexes()
+    with progress.step("merge"):
+        run.fit_blend()
     with progress.step("ranker"):
         run.fit_ranker()
     with progress.step("manifest"):

@@ -21,6 +21,7 @@ from tandem_core.manifest import (
     FORMAT,
     MANIFEST_NAME,
     AlsInfo,
+    BlendInfo,
     FileEntry,
     FreshInfo,
     Golden,
@@ -42,6 +43,7 @@ from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
+from tandem_trainer.fit_blend import learn_blends
 from tandem_trainer.freshness import born_ms
 from tandem_trainer.indexes import build_index
 from tandem_trainer.inputs import data_info, history_of_validation
@@ -79,7 +81,7 @@ class TrainingRun:
         self._progress = progress
         self._metrics: dict[str, float] = {}
         self._ranker_history: list[dict[str, float]] = []
-        self._entries: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {"blends": {}, "ranker_helps": False}
 
     def fit_tables(self) -> None:
         """Catalogue, schema, popularity, ages and content vectors, all counted on the training cut alone; search."""
@@ -221,10 +223,22 @@ class TrainingRun:
         for name, info in infos.items():
             self._metrics[f"ann_recall@100_{name}"] = info.recall_at_100 or 0.0
 
+    def fit_blend(self) -> None:
+        """Learn to merge what this very bundle's sources find for validation users."""
+        self._entries["ranker_features"] = feature_names(self.schema, self._learned_sources())
+        bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
+        queries = self._validation_queries(self._config.blend.most_requests)
+        blends, metrics = learn_blends(
+            RetrievalPipeline(bundle), queries, self._learned_sources(), self._config.blend, self._config.seed
+        )
+        self._entries["blends"] = {
+            regime.name.lower(): BlendInfo(top=dict(found.top), pool=dict(found.pool), head=found.head)
+            for regime, found in blends.items()
+        }
+        self._metrics |= metrics
+
     def fit_ranker(self) -> None:
         """Train on what this very bundle's retrieval returns for validation users."""
-        self._entries["ranker_features"] = feature_names(self.schema, self._ranker_sources())
-        self._entries["ranker_helps"] = False
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
         queries = self._validation_queries(self._config.ranker_data.most_requests)
         examples = ranker_examples(
@@ -268,7 +282,7 @@ class TrainingRun:
         history = {"towers": self.towers.history, "ranker": self._ranker_history}
         (self._staging / "history.json").write_text(json.dumps(history, indent=1))
 
-    def _ranker_sources(self) -> list[str]:
+    def _learned_sources(self) -> list[str]:
         plans = self._config.plans.model_dump().values()
         asked = dict.fromkeys(source for plan in plans for source in plan)
         # Nobody typed anything in the past that is replayed: what search says could not be learned.
@@ -332,6 +346,7 @@ class TrainingRun:
                 regime: [PlanEntry(source=s, limit=limit, weight=weight) for s, (limit, weight) in plan.items()]
                 for regime, plan in plans.items()
             },
+            blends=self._entries["blends"],
             goldens=self._entries["goldens"],
             metrics=self._metrics,
             files=files,

@@ -182,6 +182,7 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
             "fresh": FreshInfo(max_age_days=30.0),
             "search": SearchInfo(k1=1.2, b=0.75),
             "plans": {regime.name.lower(): [PlanEntry(source="a", limit=10, weight=1.0)] for regime in Regime},
+            "blends": {},
             "goldens": [],
             "metrics": {"ndcg@10": 0.25, "ann_recall@100": 1.0},
             "files": {},
@@ -221,6 +222,7 @@ def make_bundle(
             "content_vectors": item_vectors[:, :4] / np.linalg.norm(item_vectors[:, :4], axis=1, keepdims=True),
             "sources": {**popular, **(sources or {})},
             "plans": dict.fromkeys(Regime, plan),
+            "blends": {},
             "scorer": None,
             "user_tower": None,
         }

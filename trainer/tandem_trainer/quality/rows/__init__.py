@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tandem_trainer.quality.rows.als import AlsFoldInRow, AlsRow
 from tandem_trainer.quality.rows.base import Row
+from tandem_trainer.quality.rows.blend import BlendRow
 from tandem_trainer.quality.rows.cold import CategoryProfileRow, ContentNeighboursRow, ContentTowerRow
 from tandem_trainer.quality.rows.linear import EaseDecayedRow, EaseRow, ItemKnnRow, SlistRow
 from tandem_trainer.quality.rows.popularity import LeakedPopularityRow, PopularityRow, RandomRow, WindowPopularityRow
@@ -22,7 +23,10 @@ DEFAULT = (
     "slist",
     "two_tower",
     "retrieval",
+    "fused",
+    "pool",
 )
+MERGED = ("two_tower", "slist", "als_fold_in", "popularity_30d")
 DEFAULT_COLD = ("random", "genre_profile", "tfidf_neighbours", "content_tower", "popularity_true")
 
 
@@ -50,6 +54,9 @@ register(EaseDecayedRow("ease_decayed"))
 register(SlistRow("slist"))
 register(TwoTowerRow("two_tower"))
 register(RetrievalRow("retrieval"))
+register(BlendRow("fused", MERGED))
+register(BlendRow("pool", MERGED, pool=True))
+register(BlendRow("fused_repeats", MERGED, repeats=True))
 register(RandomRow("random"))
 register(CategoryProfileRow("genre_profile"))
 register(ContentNeighboursRow("tfidf_neighbours"))

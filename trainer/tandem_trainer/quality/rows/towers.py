@@ -264,6 +264,7 @@ def _bundle(fitting: Fitting, towers: Fit, als: Fit) -> Bundle:
         content_vectors=np.zeros((len(catalog), 1), np.float32),
         sources=sources,
         plans=_plans(fitting.config, sources),
+        blends={},
         scorer=None,
         user_tower=tower,
     )
