@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from tandem_cli import bench_quality, bench_ratings
+from tandem_cli import bench_cold, bench_quality, bench_ratings
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
+app.command("cold")(bench_cold.cold)
 app.command("ratings")(bench_ratings.ratings)

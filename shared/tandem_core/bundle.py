@@ -21,6 +21,8 @@ from tandem_core.query import Regime, SourcePlan
 from tandem_core.scorer import OnnxScorer
 from tandem_core.sources.als import Als
 from tandem_core.sources.base import Source
+from tandem_core.sources.cold_items import ColdItems
+from tandem_core.sources.cold_items_model import ColdItemModel
 from tandem_core.sources.content_neighbours import ColdContentNeighbours, ContentNeighbours
 from tandem_core.sources.fresh import Fresh
 from tandem_core.sources.item_to_item import ItemToItem
@@ -47,6 +49,7 @@ FILES = frozenset(
         "ranker.onnx",
     }
 )
+COLD_ITEMS = "cold_items.npz"
 GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
 
 
@@ -110,6 +113,8 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         sources["two_tower"] = TwoTower(user_tower, _index(folder, "two_tower", manifest, item_vectors))
         sources |= _behaviour_sources(folder, manifest, len(catalog))
         sources |= _content_sources(folder, manifest, catalog, content_vectors)
+        if (path := folder / COLD_ITEMS).exists():  # a training run with too few items to learn from writes none
+            sources["cold_items"] = ColdItems(ColdItemModel.load(path), catalog, schema.cold_item_events)
     return Bundle(
         id=manifest.bundle_id,
         manifest=manifest,

@@ -9,6 +9,7 @@ from pydantic import Field
 from tandem_core.features import EventType
 from tandem_core.settings import Settings, parse_settings, read_toml
 from tandem_trainer.als import AlsSettings
+from tandem_trainer.cold_items import ColdItemSettings
 from tandem_trainer.fit_blend import BlendSettings
 from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
@@ -50,7 +51,7 @@ class SplitSettings(Settings):
 class FeatureSettings(Settings):
     """What the models see."""
 
-    history_length: int = Field(default=50, ge=1, le=1000)
+    history_length: int = Field(default=100, ge=1, le=1000)
     als_half_life: float = Field(default=5.0, gt=0)  # in events, of the fold-in: HR@10 .213, at 10 .182 (ml-1m)
     content_dims: int = Field(default=64, ge=1)
     content_half_life: float = Field(default=5.0, gt=0)  # in events, of the profile that content neighbours are near to
@@ -129,6 +130,7 @@ class TrainConfig(Settings):
     als: AlsSettings = AlsSettings()
     item_to_item: SlistSettings = SlistSettings()
     search: SearchSettings = SearchSettings()
+    cold_items: ColdItemSettings = ColdItemSettings()
     ranker: RankerSettings = RankerSettings()
     ranker_data: RankerData = RankerData()
     index: IndexSettings = IndexSettings()

@@ -25,7 +25,7 @@ class SlistSettings(BaseModel):
     serving_half_life: float = Field(default=4.0, gt=0)  # in events, of the history when asked
     regularization: float = Field(default=500.0, gt=0)
     neighbours: int = Field(default=100, ge=1)  # entries kept per item, the largest by absolute value
-    most_items: int = Field(default=20_000, ge=2)  # the most popular ones take part: 16 bytes of memory per pair
+    most_items: int = Field(default=10_000, ge=2)  # the most popular ones take part: 16 bytes of memory per pair
 
 
 def fit_slist(

@@ -57,6 +57,8 @@ def _fit(run: TrainingRun, progress: Progress) -> Manifest:
         run.fit_als()
     with progress.step("item to item"):
         run.fit_item_to_item()
+    with progress.step("cold items"):
+        run.fit_cold_items()
     with progress.step("two towers"):
         run.fit_towers()
     with progress.step("export"):

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from tandem_core.bundle import golden_user, open_parts
+from tandem_core.bundle import COLD_ITEMS, golden_user, open_parts
 from tandem_core.catalog import Catalog
 from tandem_core.features import FeatureSchema, item_tower_inputs, resolve_user, user_tower_inputs
 from tandem_core.index.exact import ExactIndex
@@ -55,6 +55,7 @@ from tandem_trainer.progress import Progress, text
 from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
+from tandem_trainer.train_cold_items import fit_cold_items
 from tandem_trainer.train_ranker import ranker_examples, train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
 
@@ -102,13 +103,14 @@ class TrainingRun:
         self.content = with_vector_columns(words, items, self._dataset.schema.item_vector)
         self.catalog.save(self._staging / "catalog.npz")
         np.save(self._staging / "content_vectors.npy", self.content)
-        self._popularity().save(self._staging / "popularity.npz")
+        self._popularity = self._count_popularity()
+        self._popularity.save(self._staging / "popularity.npz")
         times = train["timestamp"].to_numpy(dtype=np.int64)
         np.save(self._staging / "born_ms.npy", born_ms(self.catalog, item_rows(self.catalog, train), times))
         title, body, categories = (items[name].tolist() for name in ("title", "text", "categories"))
         fit_search(title, body, categories, self._config.search).save(self._staging / "search.npz")
 
-    def _popularity(self) -> PopularityTables:
+    def _count_popularity(self) -> PopularityTables:
         train, settings = self._split.train, self._config.popularity
         rows, weights = item_rows(self.catalog, train), event_weights(self.schema, train)
         profiles = train[["user_id"]].merge(self._dataset.users, on="user_id", how="left")
@@ -144,6 +146,17 @@ class TrainingRun:
             self._config.item_to_item,
         )
         next_items.save(self._staging / "item_to_item.npz")
+
+    def fit_cold_items(self) -> None:
+        """What items without events are worth, from their content; nothing where there is too little to learn from."""
+        config, train = self._config, self._split.train
+        found = fit_cold_items(
+            self._dataset, train, self.catalog, self.schema, self._popularity, config.cold_items, config.seed
+        )
+        if found is not None:
+            model, choice = found
+            model.save(self._staging / COLD_ITEMS)
+            self._metrics["cold_items_inner_ndcg@20"] = choice.ndcg
 
     def fit_towers(self) -> None:
         examples = make_examples(self._split.train, self.catalog, self.schema, self._dataset.users)

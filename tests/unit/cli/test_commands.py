@@ -126,3 +126,20 @@ def test_an_unknown_key_of_a_training_configuration_is_named(tmp_path: Path) -> 
     result = run(app, ["train", "--config", str(config), "--registry", str(tmp_path / "bundles")])
     assert result.exit_code == 2
     assert not (tmp_path / "bundles").exists()
+
+
+def test_bench_cold_prints_every_arm_and_writes_its_figures(tmp_path: Path) -> None:
+    run(app, ["generate", "--out", str(tmp_path / "data"), "--users", "300", "--items", "120"])
+    written = tmp_path / "cold.json"
+    result = run(app, ["bench", "cold", "--data", str(tmp_path / "data"), "--json", str(written)])
+    assert result.exit_code == 0, result.output
+    for text in ("category cosine", "TF-IDF neighbours", "taste and prior", "true popularity (leaked)"):
+        assert text in result.output
+    assert json.loads(written.read_text())["arms"]["prior"]["ndcg"]["n"] > 0
+
+
+def test_bench_cold_says_what_is_wrong_with_a_share(tmp_path: Path) -> None:
+    run(app, ["generate", "--out", str(tmp_path), "--users", "50", "--items", "40"])
+    result = run(app, ["bench", "cold", "--data", str(tmp_path), "--fraction", "1"])
+    assert result.exit_code == 2
+    assert "some must be cold and some not" in result.output

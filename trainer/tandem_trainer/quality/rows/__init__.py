@@ -8,7 +8,7 @@ from tandem_trainer.quality.rows.blend import BlendRow
 from tandem_trainer.quality.rows.cold import CategoryProfileRow, ContentNeighboursRow, ContentTowerRow
 from tandem_trainer.quality.rows.linear import EaseDecayedRow, EaseRow, ItemKnnRow, SlistRow
 from tandem_trainer.quality.rows.popularity import LeakedPopularityRow, PopularityRow, RandomRow, WindowPopularityRow
-from tandem_trainer.quality.rows.towers import RetrievalRow, TwoTowerRow
+from tandem_trainer.quality.rows.towers import RetrievalRow, TwoTowerRow, longer
 
 ROWS: dict[str, Row] = {}
 DEFAULT = (
@@ -21,6 +21,7 @@ DEFAULT = (
     "ease",
     "ease_decayed",
     "slist",
+    "two_tower_short",
     "two_tower",
     "retrieval",
     "fused",
@@ -52,7 +53,8 @@ register(ItemKnnRow("item_knn"))
 register(EaseRow("ease"))
 register(EaseDecayedRow("ease_decayed"))
 register(SlistRow("slist"))
-register(TwoTowerRow("two_tower"))
+register(TwoTowerRow("two_tower", longer))
+register(TwoTowerRow("two_tower_short"))
 register(RetrievalRow("retrieval"))
 register(BlendRow("fused", MERGED))
 register(BlendRow("pool", MERGED, pool=True))

@@ -69,32 +69,23 @@ class EaseDecayedRow(Row):
 
 
 class SlistRow(Row):
-    """What comes next after a recency-weighted history, by one ridge regression (the item-to-item source).
-
-    settings: fields of SlistSettings that differ from its defaults.
-    """
+    """What comes next after a recency-weighted history, by one ridge regression (the item-to-item source)."""
 
     code = ("tandem_trainer.slist", "tandem_core.sparse_rows")
 
-    def __init__(self, name: str, **settings: float) -> None:
-        super().__init__(name)
-        self._settings = settings
-
     def settings(self, config: TrainConfig) -> Any:
-        return self._settings
+        return config.item_to_item.model_dump()
 
     def fit(self, fitting: Fitting) -> Fit:
-        from tandem_trainer.slist import SlistSettings, fit_slist  # noqa: PLC0415
+        from tandem_trainer.slist import fit_slist  # noqa: PLC0415
 
-        training, settings = fitting.training, SlistSettings.model_validate(self._settings)
+        training, settings = fitting.training, fitting.config.item_to_item
         weights = np.ones(len(training), np.float32)
         fitted = fit_slist(training.users, training.rows, weights, training.n_items, settings)
         return Fit(fitted.arrays())
 
     def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
-        from tandem_trainer.slist import SlistSettings  # noqa: PLC0415
-
-        half_life = SlistSettings.model_validate(self._settings).serving_half_life
+        half_life = fitting.config.item_to_item.serving_half_life
         return linear_scorer(_sparse(fit.arrays, fitting.training.n_items), half_life, add_up=True)
 
 
