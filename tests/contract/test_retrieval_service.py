@@ -120,7 +120,8 @@ def test_the_sources_asked_suit_the_user(grpc_stub: Stub, request_of: Callable[.
         return {column.source for column in response.candidates.source_columns}
 
     assert sources("warm") == {"two_tower", "als"}
-    assert sources("few") == {"two_tower", "als", "popularity_segment", "popularity_category", "popularity_30d"}
+    # The segment's popularity is asked too, and has nothing to say: no attributes of this user are known.
+    assert sources("few") == {"two_tower", "als", "popularity_category", "popularity_30d"}
     assert sources("stored profile") == {"popularity_segment", "two_tower", "popularity"}
     assert sources("unknown") == {"popularity"}
 
