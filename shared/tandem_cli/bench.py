@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from tandem_cli import bench_cold, bench_quality, bench_ratings
+from tandem_cli import (
+    bench_clusters,
+    bench_cold,
+    bench_quality,
+    bench_ratings,
+    bench_rolling,
+    bench_tradeoff,
+    bench_tutorial,
+    bench_unseen,
+)
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
 app.command("cold")(bench_cold.cold)
+app.command("unseen")(bench_unseen.unseen)
+app.command("clusters")(bench_clusters.clusters)
+app.command("tradeoff")(bench_tradeoff.tradeoff)
+app.command("rolling")(bench_rolling.rolling)
+app.command("tutorial")(bench_tutorial.tutorial)
 app.command("ratings")(bench_ratings.ratings)

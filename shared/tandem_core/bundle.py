@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tandem_core.blend import BlendWeights
 from tandem_core.catalog import Catalog
+from tandem_core.clusters import Clusters
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema, History, User, encode_context
 from tandem_core.index.base import VectorIndex
@@ -21,6 +22,7 @@ from tandem_core.query import Regime, SourcePlan
 from tandem_core.scorer import OnnxScorer
 from tandem_core.sources.als import Als
 from tandem_core.sources.base import Source
+from tandem_core.sources.clusters import ClusterSource
 from tandem_core.sources.cold_items import ColdItems
 from tandem_core.sources.cold_items_model import ColdItemModel
 from tandem_core.sources.content_neighbours import ColdContentNeighbours, ContentNeighbours
@@ -31,6 +33,7 @@ from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_core.sources.search import Search
 from tandem_core.sources.top_of_table import TopOfTable
 from tandem_core.sources.two_tower import TwoTower
+from tandem_core.sources.weighted_average import WeightedAverage
 from tandem_core.sparse_rows import SparseRows
 from tandem_core.user_tower import UserTower
 
@@ -41,6 +44,8 @@ FILES = frozenset(
         "content_vectors.npy",
         "item_vectors.npy",
         "als_factors.npy",
+        "kmeans.npz",
+        "mixture.npz",
         "item_to_item.npz",
         "born_ms.npy",
         "search.npz",
@@ -110,7 +115,10 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
         for golden in manifest.goldens:
             _check_golden(golden, user_tower, schema)
-        sources["two_tower"] = TwoTower(user_tower, _index(folder, "two_tower", manifest, item_vectors))
+        index = _index(folder, "two_tower", manifest, item_vectors)
+        sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
+        for name in ("kmeans", "mixture"):
+            sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
         sources |= _behaviour_sources(folder, manifest, len(catalog))
         sources |= _content_sources(folder, manifest, catalog, content_vectors)
         if (path := folder / COLD_ITEMS).exists():  # a training run with too few items to learn from writes none

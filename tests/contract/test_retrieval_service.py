@@ -119,9 +119,9 @@ def test_the_sources_asked_suit_the_user(grpc_stub: Stub, request_of: Callable[.
         response = grpc_stub.Retrieve(request_of(who, fill_policy=filter_pb2.FILL_POLICY_STRICT))
         return {column.source for column in response.candidates.source_columns}
 
-    assert sources("warm") == {"two_tower", "als"}
+    assert sources("warm") == {"two_tower", "item_to_item", "als", "popularity_30d"}
     # The segment's popularity is asked too, and has nothing to say: no attributes of this user are known.
-    assert sources("few") == {"two_tower", "als", "popularity_category", "popularity_30d"}
+    assert sources("few") == {"two_tower", "item_to_item", "als", "popularity_category", "popularity_30d"}
     assert sources("stored profile") == {"popularity_segment", "two_tower", "popularity"}
     assert sources("unknown") == {"popularity"}
 
@@ -352,6 +352,7 @@ def test_every_source_that_is_named_can_be_asked_alone(
     assert set(state.sources) == {
         *("popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"),
         *("two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"),
+        *("cold_items", "weighted_average", "kmeans", "mixture"),
     }
     strict = filter_pb2.FILL_POLICY_STRICT
     for source in state.sources:

@@ -9,6 +9,7 @@ from pydantic import Field
 from tandem_core.features import EventType
 from tandem_core.settings import Settings, parse_settings, read_toml
 from tandem_trainer.als import AlsSettings
+from tandem_trainer.clusters import ClusterSettings
 from tandem_trainer.cold_items import ColdItemSettings
 from tandem_trainer.fit_blend import BlendSettings
 from tandem_trainer.popularity_wide import PopularitySettings
@@ -131,6 +132,7 @@ class TrainConfig(Settings):
     item_to_item: SlistSettings = SlistSettings()
     search: SearchSettings = SearchSettings()
     cold_items: ColdItemSettings = ColdItemSettings()
+    clusters: ClusterSettings = ClusterSettings()
     ranker: RankerSettings = RankerSettings()
     ranker_data: RankerData = RankerData()
     index: IndexSettings = IndexSettings()

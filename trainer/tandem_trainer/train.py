@@ -61,6 +61,8 @@ def _fit(run: TrainingRun, progress: Progress) -> Manifest:
         run.fit_cold_items()
     with progress.step("two towers"):
         run.fit_towers()
+    with progress.step("clusters"):
+        run.fit_clusters()
     with progress.step("export"):
         run.export_towers()
     with progress.step("index"):

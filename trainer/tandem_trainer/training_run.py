@@ -38,6 +38,7 @@ from tandem_core.sources.als import Als
 from tandem_core.sources.content_neighbours import content_profile
 from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_trainer.als import AlsModel, fit_als
+from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.data import Dataset
@@ -175,6 +176,12 @@ class TrainingRun:
         best = self.towers.history[self.towers.best]
         self._metrics |= {f"towers_{name}": value for name, value in best.items()}
         np.save(self._staging / "item_vectors.npy", self.towers.item_vectors)
+
+    def fit_clusters(self) -> None:
+        """Groups of items that lie near each other, hard and soft."""
+        settings, seed = self._config.clusters, self._config.seed
+        fit_kmeans(self.towers.item_vectors, settings, seed).save(self._staging / "kmeans.npz")
+        fit_gmm(self.towers.item_vectors, settings, seed).save(self._staging / "mixture.npz")
 
     def export_towers(self) -> None:
         """Both towers to ONNX, compared with torch on several shapes before anything goes on."""

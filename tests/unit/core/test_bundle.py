@@ -19,7 +19,10 @@ from tandem_core.manifest import sha256_of
 from tandem_core.query import Query, Regime, UserEvents
 
 TABLES = {"popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"}
-FOR_RETRIEVAL = {"two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"}
+FOR_RETRIEVAL = {
+    *("two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"),
+    *("cold_items", "weighted_average", "kmeans", "mixture"),
+}
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def test_vectors_of_another_dimension_or_number_are_refused(copy: Path) -> None:
     with pytest.raises(BundleRefused, match=r"als_factors\.npy has shape \(299, \d+\); expected 300 rows"):
         load_bundle(copy)
     change_vectors(copy, "item_vectors.npy", lambda vectors: vectors[:, 1:])
-    with pytest.raises(BundleRefused, match=r"item_vectors\.npy has shape \(300, 63\); expected 300 rows of 64"):
+    with pytest.raises(BundleRefused, match=r"item_vectors\.npy has shape \(300, 127\); expected 300 rows of 128"):
         load_bundle(copy)
 
 
@@ -171,7 +174,8 @@ def test_every_source_that_scores_any_row_gives_what_it_found_the_same_scores(bu
         assert everywhere.shape == (len(bundle.catalog),)
         assert everywhere.dtype == np.float32
         assert np.isfinite(everywhere).all(), name
-    assert silent == {"popularity_segment", "popularity_category"}  # they order by place
+    # They order by place, or score two kinds of users on two scales.
+    assert silent == {"popularity_segment", "popularity_category", "cold_items", "kmeans", "mixture"}
 
 
 def query_of(bundle: Bundle) -> Query:
@@ -253,7 +257,7 @@ def test_a_catalogue_of_another_length_than_the_vectors_is_refused(copy: Path) -
     whole = Catalog.load(copy / "catalog.npz")
     Catalog(whole.item_ids[:9], whole.titles[:9], {}, {}, whole.event_counts[:9]).save(copy / "catalog.npz")
     rehash(copy, "catalog.npz")
-    with pytest.raises(BundleRefused, match=r"item_vectors\.npy has shape \(300, 64\); expected 9 rows"):
+    with pytest.raises(BundleRefused, match=r"item_vectors\.npy has shape \(300, 128\); expected 9 rows"):
         load_bundle(copy)
 
 

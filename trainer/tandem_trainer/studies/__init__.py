@@ -1,1 +1,1 @@
-"""Comparisons on held-out data, one file each."""
+"""Questions asked of held-out data: a module each, printed by `tandem bench`."""

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem_core.catalog import Catalog
+from tandem_core.clusters import Clusters, Mixture
+from tandem_core.features import History, User
+from tandem_core.filters import Eligibility, InRange
+from tandem_core.index.exact import ExactIndex
+from tandem_core.query import Regime
+from tandem_core.sources.clusters import ALL_ITEMS, ClusterSource
+from tandem_core.sources.weighted_average import WeightedAverage, average_vector
+
+N, C, D = 40, 9, 6
+
+
+def unit(n: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(n, D)).astype(np.float32)
+    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found
+
+
+VECTORS, CENTRES = unit(N, 0), unit(C, 1)
+POPULARITY = np.random.default_rng(2).permutation(N).astype(np.float32)
+MIXTURE = Mixture(np.log(np.full(C, 1 / C, np.float32)), np.full((C, D), 3, np.float32))
+CATALOG = Catalog(
+    [f"i{row}" for row in range(N)],
+    [""] * N,
+    {},
+    {"price": np.where(np.arange(N) % 3 == 0, 1.0, np.nan)},
+    np.ones(N, np.int32),
+)
+NONE = np.empty(0, np.int32)
+
+
+def user_of(rows: list[int], weights: list[float] | None = None) -> User:
+    h = len(rows)
+    history = History(
+        np.array(rows, np.int32),
+        np.zeros(h, np.int32),
+        np.zeros(h, np.int64),
+        np.array(weights or [1.0] * h, np.float32),
+    )
+    codes = np.zeros(0, np.int64)
+    return User(Regime.WARM if h else Regime.UNKNOWN, history, history.rows, {}, codes, np.zeros(2, np.int64), [])
+
+
+def eligible_of(excluded: list[int], *, priced: bool = False) -> Eligibility:
+    return Eligibility(CATALOG, np.array(excluded, np.int32), InRange("price") if priced else None)
+
+
+KMEANS = Clusters.of(VECTORS, CENTRES)
+SOURCES = {
+    "similarity": ClusterSource(KMEANS, VECTORS),
+    "popularity": ClusterSource(KMEANS, VECTORS, POPULARITY),
+    "three probes": ClusterSource(KMEANS, VECTORS, probes=3),
+    "all items": ClusterSource(KMEANS, VECTORS, probes=ALL_ITEMS),
+    "mixture": ClusterSource(Clusters.of(VECTORS, CENTRES, MIXTURE), VECTORS),
+    "blend": ClusterSource(Clusters.of(VECTORS, CENTRES, MIXTURE), VECTORS, POPULARITY, blend=True),
+    # Everything in one cluster, the others empty; and as many clusters as items.
+    "empty clusters": ClusterSource(Clusters(np.full(N, 4, np.int32), CENTRES), VECTORS),
+    "singletons": ClusterSource(Clusters(np.arange(N, dtype=np.int32), VECTORS), VECTORS),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@given(
+    history=st.lists(st.integers(0, N - 1), min_size=1, max_size=8),
+    excluded=st.lists(st.integers(0, N - 1), max_size=N),
+    priced=st.booleans(),
+    limit=st.integers(1, N + 5),
+)
+def test_a_list_is_never_short_while_eligible_items_exist(
+    name: str, history: list[int], excluded: list[int], priced: bool, limit: int
+) -> None:
+    eligible = eligible_of(excluded, priced=priced)
+    found = SOURCES[name].find(user_of(history), eligible, limit)
+    may = eligible.matching_rows()
+    assert len(found) == min(limit, len(may))
+    assert len(set(found.rows.tolist())) == len(found)
+    assert np.isin(found.rows, may).all()
+    assert np.isfinite(found.scores).all()
+    assert (np.diff(found.scores) < 0).all()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@given(history=st.lists(st.integers(0, N - 1), min_size=1, max_size=8), limit=st.integers(1, N))
+def test_a_short_list_is_the_beginning_of_a_longer_one(name: str, history: list[int], limit: int) -> None:
+    user, eligible = user_of(history), eligible_of(history)
+    whole = SOURCES[name].find(user, eligible, N).rows
+    assert SOURCES[name].find(user, eligible, limit).rows.tolist() == whole[:limit].tolist()
+
+
+@pytest.mark.parametrize(("name", "rank_by"), [("similarity", None), ("popularity", POPULARITY)])
+@given(history=st.lists(st.integers(0, N - 1), min_size=1, max_size=6))
+def test_the_first_items_are_those_of_the_nearest_cluster_ranked_by_brute_force(
+    name: str, rank_by: np.ndarray | None, history: list[int]
+) -> None:
+    mean = VECTORS[history].mean(axis=0)
+    mean /= np.linalg.norm(mean)
+    nearest = int(np.argmin(np.linalg.norm(CENTRES - mean, axis=1)))
+    inside = [row for row in range(N) if KMEANS.labels[row] == nearest and row not in history]
+    score = VECTORS @ mean if rank_by is None else rank_by
+    best = sorted(inside, key=lambda row: (-score[row], row))
+    found = SOURCES[name].find(user_of(history), eligible_of(history), N).rows[: len(inside)]
+    assert found.tolist() == best
+
+
+def test_all_items_is_the_list_of_the_weighted_average() -> None:
+    user, eligible = user_of([1, 2], [5, 1]), eligible_of([1, 2])
+    everything = WeightedAverage(ExactIndex(VECTORS)).find(user, eligible, N)
+    assert SOURCES["all items"].find(user, eligible, N).rows.tolist() == everything.rows.tolist()
+
+
+def test_several_probes_are_ranked_as_one_cluster() -> None:
+    vector = average_vector(np.array([5]), np.ones(1), VECTORS)
+    assert vector is not None
+    three, _ = KMEANS.members(KMEANS.nearest(vector)[:3])
+    best = sorted(three.tolist(), key=lambda row: -float(VECTORS[row] @ vector))
+    assert SOURCES["three probes"].find(user_of([5]), eligible_of([]), N).rows[: len(best)].tolist() == best
+
+
+def test_blending_lets_a_likely_second_component_in_before_the_first_is_used_up() -> None:
+    vectors = np.eye(D, dtype=np.float32)[[0, 0, 1, 1]]
+    flat = Mixture(np.log(np.array([0.5, 0.5], np.float32)), np.full((2, D), 0.1, np.float32))
+    clusters = Clusters(np.array([0, 0, 1, 1], np.int32), np.eye(D, dtype=np.float32)[:2], flat)
+    popular = np.array([0.9, 0.1, 0.8, 0.2], np.float32)
+    catalog = Catalog([*"abcd"], [""] * 4, {}, {}, np.ones(4, np.int32))
+    user = user_of([0])
+    one = ClusterSource(clusters, vectors, popular)
+    assert one.find(user, Eligibility(catalog, NONE, None), 4).rows.tolist() == [0, 1, 2, 3]
+    blended = replace(one, blend=True)
+    assert blended.find(user, Eligibility(catalog, NONE, None), 4).rows.tolist() == [0, 2, 3, 1]
+
+
+def test_a_user_without_history_gets_nothing() -> None:
+    for source in (*SOURCES.values(), WeightedAverage(ExactIndex(VECTORS))):
+        assert len(source.find(user_of([]), eligible_of([]), 5)) == 0
+
+
+def test_the_average_weighs_by_rating_and_has_unit_length() -> None:
+    got = average_vector(np.array([0, 1]), np.array([5.0, 1.0]), VECTORS)
+    want = (5 * VECTORS[0] + VECTORS[1]) / 6
+    assert got is not None
+    np.testing.assert_allclose(got, want / np.linalg.norm(want), atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [np.nan, 1.0], [-1.0, 1.0]])
+def test_weights_that_say_nothing_leave_the_plain_mean(weights: list[float]) -> None:
+    got = average_vector(np.array([0, 1]), np.array(weights), VECTORS)
+    plain = average_vector(np.array([0, 1]), np.ones(2), VECTORS)
+    assert got is not None
+    assert plain is not None
+    np.testing.assert_allclose(got, plain, atol=1e-6)
+
+
+def test_opposite_items_have_no_average() -> None:
+    both = np.stack([VECTORS[0], -VECTORS[0]])
+    assert average_vector(np.array([0, 1]), np.ones(2), both) is None
+    assert average_vector(np.empty(0, np.int64), np.empty(0), both) is None
+
+
+def test_a_source_whose_parts_do_not_belong_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="fit them on these vectors"):
+        ClusterSource(KMEANS, VECTORS[:-1])
+    with pytest.raises(ValueError, match="one number per item"):
+        ClusterSource(KMEANS, VECTORS, POPULARITY[:-1])
+    with pytest.raises(ValueError, match="probes is 0"):
+        ClusterSource(KMEANS, VECTORS, probes=0)
+    with pytest.raises(ValueError, match="no posterior"):
+        ClusterSource(KMEANS, VECTORS, blend=True)
