@@ -44,7 +44,7 @@ TowerSettingsOf = Callable[[TrainConfig], TowerTrainingSettings]
 
 
 def longer(config: TrainConfig) -> TowerTrainingSettings:
-    """Return the configured towers, trained for all of the configured epochs: what they give where time is no matter."""
+    """Return the configured towers, trained for all of the configured epochs, however many events that is."""
     return config.towers.model_copy(update={"most_examples": 1_000_000_000, "validations": 8})
 
 
