@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST_NAME = "manifest.json"
 
 
@@ -47,13 +47,18 @@ class SplitInfo(_Part):
 
 
 class IndexInfo(_Part):
-    """How one index searches. kind: "exact" or "hnsw"; ef and recall are None for exact."""
+    """How one index searches. kind: "exact" or "hnsw"; ef, m and ef_construction are None for exact.
+
+    recall: share of the `recall_at` best items (all, where there are fewer) that a search finds, against exact search
+    on real queries, measured at export; None: not measured.
+    """
 
     kind: str
     ef: int | None = None
     m: int | None = None
     ef_construction: int | None = None
-    recall_at_100: float | None = None  # against exact search on real queries, measured at export
+    recall: float | None = None
+    recall_at: int | None = None
 
 
 class AlsInfo(_Part):

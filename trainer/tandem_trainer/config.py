@@ -68,8 +68,7 @@ class IndexSettings(Settings):
     exact_below: int = Field(default=25_000, ge=0)
     m: int = Field(default=16, ge=2)
     ef_construction: int = Field(default=200, ge=10)
-    recall_target: float = Field(default=0.98, gt=0, le=1)  # recall@100 against exact search; ef grows until it is met
-    recall_gate: float = Field(default=0.95, gt=0, le=1)  # below it no bundle is published
+    min_recall: float = Field(default=0.98, gt=0, le=1)  # at 300, of each index; ef grows to it; below it no bundle
 
 
 class RankerData(Settings):

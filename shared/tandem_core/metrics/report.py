@@ -37,8 +37,8 @@ ACCURACY = {
     "map_seed2_variant": accuracy.average_precision_seed2_variant_at,
     "ndcg_seed2_variant": accuracy.ndcg_seed2_variant_at,
 }
-# To be exceeded. ann_recall is no property of lists: whoever built the index adds it to the report's values.
-TARGETS = {"recall@500": 0.6, "hit_rate@50": 0.4, "ndcg@10": 0.35, "mrr": 0.25, "ann_recall": 0.98}
+# To be exceeded. ann_recall, of the worst index, is no property of lists: whoever knows it adds it to the values.
+TARGETS = {"recall@500": 0.6, "hit_rate@50": 0.4, "ndcg@10": 0.35, "mrr": 0.25, "ann_recall@300": 0.98}
 
 
 class Target(NamedTuple):

@@ -163,7 +163,7 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
 
     def make(**fields: Any) -> Manifest:
         known: dict[str, Any] = {
-            "format": 2,
+            "format": 3,
             "bundle_id": "b1",
             "created_ms": NOW_MS,
             "data": DataInfo(
@@ -184,7 +184,7 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
             "plans": {regime.name.lower(): [PlanEntry(source="a", limit=10, weight=1.0)] for regime in Regime},
             "blends": {},
             "goldens": [],
-            "metrics": {"ndcg@10": 0.25, "ann_recall@100": 1.0},
+            "metrics": {"ndcg@10": 0.25, "ann_recall@300_als": 1.0},
             "files": {},
         }
         return Manifest(**{**known, **fields})

@@ -216,7 +216,7 @@ def test_the_goldens_hold_a_history_and_a_user_without_one(bundle: Bundle) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: [m.update(format=1), m.pop("fresh")], "has format 1; this version reads 2"),
+        (lambda m: [m.update(format=1), m.pop("fresh")], "has format 1; this version reads 3"),
         (lambda m: m["features"].update(history_length=51), "does not have its recorded digest"),
         (lambda m: m.update(schema_digest="0"), "does not have its recorded digest"),
         (lambda m: m["indexes"].pop("als"), "cannot be loaded: KeyError: 'als'"),

@@ -162,7 +162,7 @@ def test_the_serving_state_names_what_serves_and_why_a_newer_one_does_not(bundle
     assert state.catalogue_size == 12
     assert state.started.ToMilliseconds() == 1_500
     assert state.bundle_created.ToMilliseconds() == bundle.manifest.created_ms
-    assert [metric.name for metric in state.bundle_metrics] == ["ann_recall@100", "ndcg@10"]
+    assert [metric.name for metric in state.bundle_metrics] == ["ann_recall@300_als", "ndcg@10"]
 
 
 def test_without_a_bundle_the_serving_state_says_why() -> None:

@@ -162,7 +162,7 @@ def test_targets_must_be_exceeded_and_say_what_was_not_computed() -> None:
         Target("hit_rate@50", 0.4, 0.4, False),
         Target("ndcg@10", 0.35, None, None),
         Target("mrr", 0.25, 0.2, False),
-        Target("ann_recall", 0.98, None, None),
+        Target("ann_recall@300", 0.98, None, None),
     ]
 
 

@@ -56,7 +56,7 @@ class ServingState(_message.Message):
 
     @_builtins.property
     def bundle_metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
-        """Figures written by the trainer, such as "ann_recall@100" and "ndcg@10". Ordered by name."""
+        """Figures written by the trainer, such as "ann_recall@300_als" and "ndcg@10". Ordered by name."""
 
     def __init__(
         self,
