@@ -33,7 +33,7 @@ class TowerTrainingSettings(BaseModel):
     # Events predicted in one step: on CPUs many small steps learn more per second than few large ones.
     batch_size: int = Field(default=1000, ge=1)
     epochs: float = Field(default=8.0, gt=0)  # passes over the events
-    most_examples: int = Field(default=1_600_000, ge=1)  # over all epochs: what bounds the time on large data
+    most_examples: int = Field(default=2_000_000, ge=1)  # over all epochs: what bounds the time on large data
     validations: int = Field(default=5, ge=1)  # at equal distances; the best state of them is kept
     patience: int = Field(default=3, ge=1)  # validations without a better one before stopping
     learning_rate: float = Field(default=8e-3, gt=0)  # after a short rise it falls to nearly 0

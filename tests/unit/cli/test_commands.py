@@ -15,6 +15,7 @@ from tandem_core.registry import Registry
 from tandem_testing import StubRetrieval, serve
 from tandem_trainer.config import TrainConfig, load_config
 from tandem_trainer.data import load_dataset
+from tandem_trainer.quality.rows.towers import longer
 from tandem_trainer.train import Trained
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "config"
@@ -118,6 +119,10 @@ def test_bundles_are_listed_and_the_current_one_is_marked(trained: Trained, regi
 
 def test_the_example_configuration_is_what_the_defaults_are() -> None:
     assert load_config(CONFIGS / "train.toml") == TrainConfig()
+
+
+def test_the_configuration_for_long_training_is_what_the_quality_figures_are_of() -> None:
+    assert load_config(CONFIGS / "train-long.toml").towers == longer(TrainConfig())
 
 
 def test_an_unknown_key_of_a_training_configuration_is_named(tmp_path: Path) -> None:

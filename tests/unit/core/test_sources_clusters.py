@@ -47,7 +47,9 @@ def user_of(rows: list[int], weights: list[float] | None = None) -> User:
         np.array(weights or [1.0] * h, np.float32),
     )
     codes = np.zeros(0, np.int64)
-    return User(Regime.WARM if h else Regime.UNKNOWN, history, history.rows, {}, codes, np.zeros(2, np.int64), [], now_ms=0)
+    return User(
+        Regime.WARM if h else Regime.UNKNOWN, history, history.rows, {}, codes, np.zeros(2, np.int64), [], now_ms=0
+    )
 
 
 def eligible_of(excluded: list[int], *, priced: bool = False) -> Eligibility:

@@ -44,8 +44,12 @@ TowerSettingsOf = Callable[[TrainConfig], TowerTrainingSettings]
 
 
 def longer(config: TrainConfig) -> TowerTrainingSettings:
-    """Return the configured towers, trained for all of the configured epochs, however many events that is."""
-    return config.towers.model_copy(update={"most_examples": 1_000_000_000, "validations": 8})
+    """Return larger towers than the configured ones, trained for all of the configured epochs.
+
+    What they give is what deploy/config/train-long.toml makes.
+    """
+    towers = config.towers.towers.model_copy(update={"vector_dim": 128, "id_dim": 128, "dropout": 0.2, "widening": 2})
+    return config.towers.model_copy(update={"towers": towers, "most_examples": 1_000_000_000, "validations": 8})
 
 
 class TwoTowerRow(Row):
@@ -88,7 +92,8 @@ class TwoTowerRow(Row):
             share = fitting.fitted(self.name, "train").fit.notes["best_after"]  # of all that it was to train
             shorter = {"epochs": settings.epochs * share, "most_examples": round(settings.most_examples * share)}
             settings = settings.model_copy(update=shorter)
-        schema, catalog = fitting.schema, fitting.catalog
+        catalog = fitting.catalog
+        schema = fitting.schema.model_copy(update={"vector_dim": settings.towers.vector_dim})
         training = fitting.dataset.events
         examples = make_examples(training, catalog, schema, fitting.dataset.users)
         inputs = item_tower_inputs(schema, catalog, content_vectors(fitting))
