@@ -7,6 +7,7 @@ import typer
 from tandem_cli import (
     bench_clusters,
     bench_cold,
+    bench_encoders,
     bench_quality,
     bench_ratings,
     bench_rolling,
@@ -23,4 +24,5 @@ app.command("clusters")(bench_clusters.clusters)
 app.command("tradeoff")(bench_tradeoff.tradeoff)
 app.command("rolling")(bench_rolling.rolling)
 app.command("tutorial")(bench_tutorial.tutorial)
+app.command("encoders")(bench_encoders.encoders)
 app.command("ratings")(bench_ratings.ratings)

@@ -159,7 +159,7 @@ class _Run:
         self, validation: Examples | None, progress: Callable[[int, Metrics], None] | None
     ) -> tuple[list[Metrics], int]:
         """Run to the end or until nothing gets better, and leave the best state in the towers."""
-        held_out = _validation_indices(validation, self._settings, self._rng)
+        held_out = validation_indices(validation, self._settings, self._rng)
         batches = self._batches()
         history: list[Metrics] = []
         best_score, best, best_weights = -1.0, 0, _weights(self._towers)
@@ -255,17 +255,32 @@ def _loss(
 
 
 @torch.no_grad()
-def _evaluate(towers: _Towers, validation: Examples, indices: NDArray[np.int64], chunk: int = 256) -> Metrics:
-    """Rank the whole catalogue for each example, chosen items left out; return recall@100 and hr@10."""
+def _evaluate(towers: _Towers, validation: Examples, indices: NDArray[np.int64]) -> Metrics:
     items = towers.all_item_vectors()
+    return found_shares(items, validation, indices, lambda batch: _user_vectors(towers, batch, items))
+
+
+@torch.no_grad()
+def found_shares(
+    items: Tensor,
+    validation: Examples,
+    indices: NDArray[np.int64],
+    user_vectors: Callable[[Batch], Tensor],
+    chunk: int = 256,
+) -> Metrics:
+    """Rank the whole catalogue for each example, chosen items left out; return recall@100 and hr@10.
+
+    items: float [N, D]. indices: of examples as `validation_indices` gives them. user_vectors: float [B, D] of a batch.
+    Raises ValueError where a score is not finite.
+    """
     ranks = []
     for part in np.split(indices, range(chunk, len(indices), chunk)):
         batch = validation.batch(part)
-        scores = _user_vectors(towers, batch, items) @ items.T  # [B, N]
+        scores = user_vectors(batch) @ items.T  # [B, N]
         target = scores.gather(1, torch.from_numpy(batch.target_rows)[:, None])
         if not target.isfinite().all():
             raise ValueError("the towers gave vectors that are not finite; lower the learning rate")
-        scores[validation.seen_pairs(part)] = -torch.inf  # never the target: see `_validation_indices`
+        scores[validation.seen_pairs(part)] = -torch.inf  # never the target: see `validation_indices`
         # Ties count against us: towers that give all items one vector must score nothing.
         ranks.append((scores >= target).sum(1) - 1)
     rank = torch.cat(ranks)
@@ -280,7 +295,7 @@ def _user_vectors(towers: _Towers, batch: Batch, items: Tensor) -> Tensor:
     return vectors
 
 
-def _validation_indices(
+def validation_indices(
     validation: Examples | None, settings: TowerTrainingSettings, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return the examples to validate on, int64: a sample of those whose target the user had not chosen before."""

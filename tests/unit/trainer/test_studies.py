@@ -282,7 +282,7 @@ def test_a_study_is_run_from_the_command_line_and_written_as_json(tmp_path: Path
     assert '"study": "rolling"' in (tmp_path / "r.json").read_text()
 
 
-@pytest.mark.parametrize("study", ["unseen", "clusters", "tradeoff", "rolling", "tutorial"])
+@pytest.mark.parametrize("study", ["unseen", "clusters", "tradeoff", "rolling", "tutorial", "encoders"])
 def test_a_study_of_data_that_is_not_there_ends_in_one_clear_line(study: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", study, "--data", str(tmp_path / "nowhere")])
     assert result.exit_code == 2
