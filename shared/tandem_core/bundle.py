@@ -195,7 +195,7 @@ def _index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.floa
 def _plans(manifest: Manifest, sources: Mapping[str, Source]) -> dict[Regime, tuple[SourcePlan, ...]]:
     return {
         regime: tuple(
-            SourcePlan(entry.source, entry.limit, entry.weight)
+            SourcePlan(entry.source, entry.limit, entry.weight, entry.quota)
             for entry in manifest.plans[regime.name.lower()]
             if entry.source in sources
         )

@@ -94,6 +94,7 @@ class PlanEntry(_Part):
     source: str
     limit: int
     weight: float
+    quota: int = 0
 
 
 class BlendInfo(_Part):

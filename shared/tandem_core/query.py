@@ -73,11 +73,16 @@ class UserEvents:
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """How many items to ask a source for, and what its word weighs in the merge (above 0)."""
+    """How many items to ask a source for, and what its word weighs in the merge (above 0).
+
+    quota: so many of its best stay among the candidates however low the merge puts them: for items that the other
+    sources can not know yet.
+    """
 
     source: str
     limit: int
     weight: float = 1.0
+    quota: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

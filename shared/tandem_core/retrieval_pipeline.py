@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_core.blend import blend
 from tandem_core.budget import Budget
@@ -48,7 +49,7 @@ class RetrievalPipeline:
         eligible = eligibility(self.bundle, query, user)
         found, degradations = self._ask(plans, user, eligible, budget)
         merged = self._merge(found, {plan.source: plan.weight for plan in plans}, query, user.regime)
-        merged = merged.take(np.arange(min(len(merged), query.max_results)))
+        merged = merged.take(_kept(merged.rows, query.max_results, _guaranteed(found, plans)))
         if query.fill is Fill.BACKFILL:
             merged, failed = self._fill(merged, user, query, eligible)
             degradations = tuple(dict.fromkeys((*degradations, *failed)))
@@ -118,6 +119,23 @@ class RetrievalPipeline:
         if query.condition is not None:
             return "no item matches the filter that the user has not seen and the request does not exclude"
         return "the user has seen every item of the catalogue, or the request excludes it"
+
+
+def _guaranteed(found: Mapping[str, Found], plans: Sequence[SourcePlan]) -> NDArray[np.int32]:
+    """Return the rows that must stay among the candidates: of each source its first `quota`."""
+    rows = [found[plan.source].rows[: plan.quota] for plan in plans if plan.quota and plan.source in found]
+    return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int32)
+
+
+def _kept(rows: NDArray[np.int32], most: int, guaranteed: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return the places, in order, of the first `most` rows, with the last of them giving way to guaranteed ones."""
+    if len(rows) <= most or not len(guaranteed):
+        return np.arange(min(len(rows), most))
+    must = np.isin(rows, guaranteed)
+    above = np.cumsum(must)
+    # Place i stays if it is guaranteed, or if all guaranteed rows still find room after those before it.
+    others = np.arange(1, len(rows) + 1) - above
+    return np.flatnonzero(np.where(must, above <= most, others <= most - above[-1]))
 
 
 def check_query(bundle: Bundle, query: Query) -> None:

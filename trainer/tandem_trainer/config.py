@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import Field
 
@@ -79,22 +80,29 @@ class RankerData(Settings):
     source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of training requests that hide source columns
 
 
+# Limit and weight as in the contract, and a quota: so many of the source's best are candidates whatever the merge says.
+Plan: TypeAlias = tuple[int, float] | tuple[int, float, int]
+# The other sources can not know these items yet: a few of them always get as far as the ranker.
+_NEW: dict[str, Plan] = {"cold_items": (10, 0.001, 10), "fresh": (10, 0.001, 10)}
+
+
 class PlanSettings(Settings):
-    """Sources asked by regime, when a request does not say; limit and weight as in the contract.
+    """Sources asked by regime, when a request does not say: (limit, weight) or (limit, weight, quota).
 
     Search stands in each: without a query text it is not heard.
     """
 
-    warm: dict[str, tuple[int, float]] = Field(
+    warm: dict[str, Plan] = Field(
         default={
             "two_tower": (500, 1.0),
             "item_to_item": (300, 0.5),
             "als": (300, 0.5),
             "popularity_30d": (200, 0.1),
             "search": (200, 1.0),
+            **_NEW,
         }
     )
-    few_events: dict[str, tuple[int, float]] = Field(
+    few_events: dict[str, Plan] = Field(
         default={
             "two_tower": (300, 1.0),
             "item_to_item": (200, 0.5),
@@ -103,9 +111,10 @@ class PlanSettings(Settings):
             "popularity_category": (200, 0.3),
             "popularity_30d": (200, 0.3),
             "search": (200, 1.0),
+            **_NEW,
         }
     )
-    profile_only: dict[str, tuple[int, float]] = Field(
+    profile_only: dict[str, Plan] = Field(
         default={
             "popularity_segment": (300, 1.0),
             "two_tower": (200, 0.5),
@@ -113,7 +122,7 @@ class PlanSettings(Settings):
             "search": (200, 1.0),
         }
     )
-    unknown: dict[str, tuple[int, float]] = Field(default={"popularity": (500, 1.0), "search": (200, 1.0)})
+    unknown: dict[str, Plan] = Field(default={"popularity": (500, 1.0), "search": (200, 1.0)})
 
 
 class TrainConfig(Settings):

@@ -39,7 +39,7 @@ from tandem_core.sources.content_neighbours import content_profile
 from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_trainer.als import AlsModel, fit_als
 from tandem_trainer.clusters import fit_gmm, fit_kmeans
-from tandem_trainer.config import TrainConfig
+from tandem_trainer.config import Plan, TrainConfig
 from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import make_examples
@@ -245,11 +245,11 @@ class TrainingRun:
 
     def fit_blend(self) -> None:
         """Learn to merge what this very bundle's sources find for validation users."""
-        self._entries["ranker_features"] = feature_names(self.schema, self._learned_sources())
+        self._entries["ranker_features"] = feature_names(self.schema, self._ranker_sources())
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
         queries = self._validation_queries(self._config.blend.most_requests)
         blends, metrics = learn_blends(
-            RetrievalPipeline(bundle), queries, self._learned_sources(), self._config.blend, self._config.seed
+            RetrievalPipeline(bundle), queries, self._merged_sources(), self._config.blend, self._config.seed
         )
         self._entries["blends"] = {
             regime.name.lower(): BlendInfo(top=dict(found.top), pool=dict(found.pool), head=found.head)
@@ -302,11 +302,17 @@ class TrainingRun:
         history = {"towers": self.towers.history, "ranker": self._ranker_history}
         (self._staging / "history.json").write_text(json.dumps(history, indent=1))
 
-    def _learned_sources(self) -> list[str]:
+    def _ranker_sources(self) -> list[str]:
         plans = self._config.plans.model_dump().values()
         asked = dict.fromkeys(source for plan in plans for source in plan)
         # Nobody typed anything in the past that is replayed: what search says could not be learned.
         return [source for source in asked if source != "search"]
+
+    def _merged_sources(self) -> list[str]:
+        """Those whose weights are learned: a quota is for items that the past can say nothing of."""
+        plans = self._config.plans.model_dump().values()
+        with_quota = {source for plan in plans for source, entry in plan.items() if len(entry) > 2}
+        return [source for source in self._ranker_sources() if source not in with_quota]
 
     def _validation_queries(self, most: int) -> OfflineQueries:
         return make_queries(
@@ -340,7 +346,7 @@ class TrainingRun:
 
     def _manifest(self, bundle_id: str, files: dict[str, FileEntry]) -> Manifest:
         events = self._split.train
-        plans: dict[str, dict[str, tuple[int, float]]] = self._config.plans.model_dump()
+        plans: dict[str, dict[str, Plan]] = self._config.plans.model_dump()
         return Manifest(
             format=FORMAT,
             bundle_id=bundle_id,
@@ -363,7 +369,10 @@ class TrainingRun:
             fresh=FreshInfo(max_age_days=self._config.features.fresh_days),
             search=SearchInfo(**self._config.search.model_dump()),
             plans={
-                regime: [PlanEntry(source=s, limit=limit, weight=weight) for s, (limit, weight) in plan.items()]
+                regime: [
+                    PlanEntry(source=source, limit=limit, weight=weight, quota=sum(quota))
+                    for source, (limit, weight, *quota) in plan.items()
+                ]
                 for regime, plan in plans.items()
             },
             blends=self._entries["blends"],

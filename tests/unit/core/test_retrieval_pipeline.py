@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tandem_core.blend import BlendWeights
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import DegradationKind
@@ -17,7 +18,7 @@ from tandem_core.errors import DeadlineExceeded, InvalidRequest
 from tandem_core.features import User
 from tandem_core.filters import Eligibility, Exists, InRange, InSet
 from tandem_core.query import Fill, Query, Regime, Seen, SourcePlan, UserEvents
-from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved
+from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, _kept
 from tandem_core.sources.base import Found, Source
 
 MakeBundle = Callable[..., Bundle]
@@ -255,3 +256,42 @@ def test_unknown_sources_and_columns_name_the_field(pipeline: RetrievalPipeline,
     with pytest.raises(InvalidRequest) as caught:
         pipeline.retrieve(make_query(condition=Exists("colour")), Budget())
     assert caught.value.violations[0].field == "filter.exists.column"
+
+
+def test_guaranteed_rows_take_the_last_places_and_the_order_stays() -> None:
+    rows = np.array([9, 8, 7, 6, 5, 4, 3], np.int32)
+    assert rows[_kept(rows, 4, np.array([3, 8], np.int32))].tolist() == [9, 8, 7, 3]
+    assert rows[_kept(rows, 4, np.array([], np.int32))].tolist() == [9, 8, 7, 6]
+    assert rows[_kept(rows, 9, np.array([3], np.int32))].tolist() == rows.tolist()
+    assert rows[_kept(rows, 2, np.array([3, 4, 5], np.int32))].tolist() == [5, 4]
+
+
+@given(st.permutations(range(12)), st.integers(0, 14), st.sets(st.integers(0, 15), max_size=6))
+def test_a_quota_never_changes_the_length_and_loses_a_guaranteed_row_only_to_others(
+    rows: list[int], most: int, guaranteed: set[int]
+) -> None:
+    kept = [rows[i] for i in _kept(np.array(rows, np.int32), most, np.array(sorted(guaranteed), np.int32))]
+    assert len(kept) == min(most, len(rows))
+    assert kept == [row for row in rows if row in kept]
+    present = guaranteed & set(rows)
+    assert len(present & set(kept)) == min(len(present), most)
+
+
+def test_a_source_with_a_quota_reaches_the_candidates_however_little_it_weighs(
+    make_bundle: MakeBundle, list_source: MakeSource, make_query: MakeQuery
+) -> None:
+    sources = {"a": list_source((9, 8, 7, 6)), "new": list_source((2, 3))}
+    plan = (SourcePlan("a", 10), SourcePlan("new", 10, weight=0.001, quota=1))
+    pipeline = RetrievalPipeline(make_bundle(sources, plans=dict.fromkeys(Regime, plan)))
+    assert rows(pipeline.retrieve(make_query(max_results=3), Budget())) == [9, 8, 2]
+
+
+def test_learned_weights_merge_unless_the_request_brings_its_own(
+    make_bundle: MakeBundle, list_source: MakeSource, make_query: MakeQuery
+) -> None:
+    sources = {"a": list_source((9, 8, 7)), "b": list_source((1, 2, 3))}
+    only_b = BlendWeights({"a": 0.0, "b": 1.0}, {"a": 0.0, "b": 1.0}, head=2)
+    pipeline = RetrievalPipeline(make_bundle(sources, blends={Regime.UNKNOWN: only_b}))
+    assert rows(pipeline.retrieve(make_query(max_results=3), Budget())) == [1, 2, 3]
+    own = (SourcePlan("a", 10, 2.0), SourcePlan("b", 10, 0.1))
+    assert rows(pipeline.retrieve(make_query(max_results=3, plans=own), Budget())) == [9, 8, 7]

@@ -22,7 +22,7 @@ from tandem_core.sources.base import Source
 from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
 from tandem_core.sources.two_tower import TwoTower
 from tandem_core.user_tower import UserTower
-from tandem_trainer.config import TrainConfig
+from tandem_trainer.config import Plan, TrainConfig
 from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.popularity import fit_popularity
@@ -281,11 +281,11 @@ def _bundle(fitting: Fitting, towers: Fit, als: Fit) -> Bundle:
 
 
 def _plans(config: TrainConfig, sources: Mapping[str, Source]) -> dict[Regime, tuple[SourcePlan, ...]]:
-    plans: dict[str, dict[str, tuple[int, float]]] = config.plans.model_dump()
+    plans: dict[str, dict[str, Plan]] = config.plans.model_dump()
     return {
         regime: tuple(
-            SourcePlan(source, limit, weight)
-            for source, (limit, weight) in plans[regime.name.lower()].items()
+            SourcePlan(source, limit, weight, sum(quota))
+            for source, (limit, weight, *quota) in plans[regime.name.lower()].items()
             if source in sources
         )
         for regime in Regime
