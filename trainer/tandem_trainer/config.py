@@ -56,6 +56,7 @@ class FeatureSettings(Settings):
     history_length: int = Field(default=100, ge=1, le=1000)
     als_half_life: float = Field(default=5.0, gt=0)  # in events, of the fold-in: HR@10 .213, at 10 .182 (ml-1m)
     content_dims: int = Field(default=64, ge=1)
+    text_encoder: Path | None = None  # ONNX, strings [N] to float32 [N, T]: its vectors stand beside those of words
     content_half_life: float = Field(default=5.0, gt=0)  # in events, of the profile that content neighbours are near to
     fresh_days: float = Field(default=30.0, gt=0)  # items younger than this are what the source "fresh" finds
     most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns

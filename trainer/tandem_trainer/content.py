@@ -1,9 +1,10 @@
-"""Content vectors of items: TF-IDF of texts, categories and creators, reduced by SVD."""
+"""Content vectors of items: TF-IDF of texts, categories and creators, reduced by SVD; an encoder's, and given ones."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,31 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+from tandem_trainer.data import Dataset
+from tandem_trainer.text_encoder import encode_texts
+
 WORD = re.compile(r"\w\w+")
+
+
+def content_vectors(
+    dataset: Dataset, event_counts: NDArray[np.integer], dims: int, seed: int, text_encoder: Path | None = None
+) -> NDArray[np.float32]:
+    """Return float32 [N, T], rows of unit length, zero for an item of which nothing is known.
+
+    Words in up to `dims` directions, weighed on items with training events alone; beside them, with equal weight, what
+    the ONNX file text_encoder makes of the same text; beside these the tables' vector columns. event_counts: int [N],
+    training events per item. Raises BadEncoder.
+    """
+    items = dataset.items
+    titles, texts, categories, creators = (items[name].tolist() for name in ("title", "text", "categories", "creator"))
+    content = fit_content(titles, texts, categories, creators, dims, event_counts > 0, seed)
+    if text_encoder is not None:
+        documents = [
+            " ".join(filter(None, [title, text, *codes, creator]))
+            for title, text, codes, creator in zip(titles, texts, categories, creators, strict=True)
+        ]
+        content = _side_by_side([content, encode_texts(text_encoder, documents)])
+    return with_vector_columns(content, items, dataset.schema.item_vector)
 
 
 def fit_content(
@@ -59,8 +84,11 @@ def with_vector_columns(content: NDArray[np.float32], items: pd.DataFrame, names
     parts = [content]
     for name in names:
         given = items[name].to_numpy(dtype=object)
-        width = next((len(vector) for vector in given if vector is not None), 0)
-        parts.append(
-            normalize(np.array([np.zeros(width) if v is None else v for v in given]).reshape(len(given), width))
-        )
-    return np.asarray(normalize(np.hstack(parts)), np.float32) if names else content
+        width = next((len(vector) for vector in given if vector is not None), 1)
+        parts.append(np.array([np.zeros(width) if v is None else v for v in given]).reshape(len(given), width))
+    return _side_by_side(parts) if names else content
+
+
+def _side_by_side(parts: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
+    """Return all parts in one, each of unit length before, rows of unit length after; parts: [N, T_i]."""
+    return np.asarray(normalize(np.hstack([normalize(part) for part in parts])), np.float32)

@@ -40,7 +40,7 @@ from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_trainer.als import AlsModel, fit_als
 from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import Plan, TrainConfig
-from tandem_trainer.content import fit_content, with_vector_columns
+from tandem_trainer.content import content_vectors
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
@@ -56,6 +56,7 @@ from tandem_trainer.progress import Progress, text
 from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
+from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_cold_items import fit_cold_items
 from tandem_trainer.train_ranker import ranker_examples, train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
@@ -91,24 +92,18 @@ class TrainingRun:
         _check_size(self._dataset, train)
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
         self.schema = build_schema(self._dataset, self.catalog, self._config)
-        items = self._dataset.items
-        words = fit_content(
-            items["title"].tolist(),
-            items["text"].tolist(),
-            items["categories"].tolist(),
-            items["creator"].tolist(),
-            self._config.features.content_dims,
-            self.catalog.event_counts > 0,
-            self._config.seed,
+        features = self._config.features
+        self.content = content_vectors(
+            self._dataset, self.catalog.event_counts, features.content_dims, self._config.seed, features.text_encoder
         )
-        self.content = with_vector_columns(words, items, self._dataset.schema.item_vector)
+        self._entries["text_encoder"] = encoder_sha256(features.text_encoder)
         self.catalog.save(self._staging / "catalog.npz")
         np.save(self._staging / "content_vectors.npy", self.content)
         self._popularity = self._count_popularity()
         self._popularity.save(self._staging / "popularity.npz")
         times = train["timestamp"].to_numpy(dtype=np.int64)
         np.save(self._staging / "born_ms.npy", born_ms(self.catalog, item_rows(self.catalog, train), times))
-        title, body, categories = (items[name].tolist() for name in ("title", "text", "categories"))
+        title, body, categories = (self._dataset.items[name].tolist() for name in ("title", "text", "categories"))
         fit_search(title, body, categories, self._config.search).save(self._staging / "search.npz")
 
     def _count_popularity(self) -> PopularityTables:
@@ -358,6 +353,7 @@ class TrainingRun:
             features=self.schema,
             ranker_features=self._entries["ranker_features"],
             ranker_helps=self._entries["ranker_helps"],
+            text_encoder=self._entries["text_encoder"],
             indexes=self._entries["indexes"],
             als=AlsInfo(
                 alpha=self.als.alpha,

@@ -15,7 +15,7 @@ from tandem_core.index.exact import ExactIndex
 from tandem_core.settings import Settings
 from tandem_core.sources.als import Als
 from tandem_trainer.als import AlsSettings, fit_als
-from tandem_trainer.content import fit_content, with_vector_columns
+from tandem_trainer.content import content_vectors
 from tandem_trainer.data import Dataset
 from tandem_trainer.prepare import build_catalog
 from tandem_trainer.ratings.text_means import previous_means
@@ -128,10 +128,7 @@ def _item_side(
     dataset: Dataset, train: pd.DataFrame, item_ids: NDArray[np.str_], settings: RatingInputSettings, seed: int
 ) -> tuple[tuple[tuple[NDArray[np.int64], ...], tuple[int, ...]], NDArray[np.float32]]:
     catalog = build_catalog(dataset, train, settings.most_codes)
-    items = dataset.items
-    titles, texts, categories, creators = (items[name].tolist() for name in ("title", "text", "categories", "creator"))
-    words = fit_content(titles, texts, categories, creators, settings.text_dims, catalog.event_counts > 0, seed)
-    text = with_vector_columns(words, items, dataset.schema.item_vector)
+    text = content_vectors(dataset, catalog.event_counts, settings.text_dims, seed)
     rows = pd.Index(catalog.item_ids).get_indexer(pd.Index(item_ids[1:]))
     codes = tuple(_after_unknown(column.codes[rows].astype(np.int64) + 1) for column in catalog.codes.values())
     sizes = tuple(len(column.vocabulary) for column in catalog.codes.values())

@@ -13,7 +13,7 @@ from tandem_trainer.quality.cache import Fit
 from tandem_trainer.quality.log import Queries
 from tandem_trainer.quality.protocols import Part
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores, nothing_for_unknown
-from tandem_trainer.quality.rows.towers import content_vectors
+from tandem_trainer.quality.rows.towers import content_of, feature_settings
 
 if TYPE_CHECKING:
     from tandem_trainer.quality.context import Fitting
@@ -45,13 +45,13 @@ class CategoryProfileRow(Row):
 class ContentNeighboursRow(Row):
     """Sum of an item's largest cosines with the user's items, over the content vectors (TF-IDF, reduced)."""
 
-    code = ("tandem_trainer.content", "tandem_trainer.quality.rows.towers")
+    code = ("tandem_trainer.content", "tandem_trainer.quality.rows.towers", "tandem_trainer.text_encoder")
 
     def settings(self, config: TrainConfig) -> Any:
-        return config.features.model_dump()
+        return feature_settings(config)
 
     def fit(self, fitting: Fitting) -> Fit:
-        return Fit({"content": content_vectors(fitting)})
+        return Fit({"content": content_of(fitting)})
 
     def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
         content = fit.arrays["content"]

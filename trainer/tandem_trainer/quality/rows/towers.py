@@ -23,7 +23,7 @@ from tandem_core.sources.popularity import CategoryPopularity, Popularity, Segme
 from tandem_core.sources.two_tower import TwoTower
 from tandem_core.user_tower import UserTower
 from tandem_trainer.config import Plan, TrainConfig
-from tandem_trainer.content import fit_content, with_vector_columns
+from tandem_trainer.content import content_vectors
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.popularity import fit_popularity
 from tandem_trainer.prepare import event_weights, item_rows
@@ -33,6 +33,7 @@ from tandem_trainer.quality.log import Queries
 from tandem_trainer.quality.protocols import Part
 from tandem_trainer.quality.rows.als import as_source
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores
+from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class TwoTowerRow(Row):
         "tandem_trainer.export",
         "tandem_trainer.losses",
         "tandem_trainer.prepare",
+        "tandem_trainer.text_encoder",
         "tandem_trainer.towers",
         "tandem_trainer.train_towers",
     )
@@ -79,7 +81,7 @@ class TwoTowerRow(Row):
         return () if part == "train" else ((self.name, "train"),)
 
     def settings(self, config: TrainConfig) -> Any:
-        return [self._towers(config).model_dump(mode="json"), config.features.model_dump(), config.threads]
+        return [self._towers(config).model_dump(mode="json"), feature_settings(config), config.threads]
 
     def fit(self, fitting: Fitting) -> Fit:
         import torch  # noqa: PLC0415  (takes seconds; a cached fit does not need it)
@@ -96,7 +98,7 @@ class TwoTowerRow(Row):
         schema = fitting.schema.model_copy(update={"vector_dim": settings.towers.vector_dim})
         training = fitting.dataset.events
         examples = make_examples(training, catalog, schema, fitting.dataset.users)
-        inputs = item_tower_inputs(schema, catalog, content_vectors(fitting))
+        inputs = item_tower_inputs(schema, catalog, content_of(fitting))
         towers = fit_towers(
             examples,
             inputs,
@@ -152,19 +154,16 @@ class RetrievalRow(Row):
         return scores
 
 
-def content_vectors(fitting: Fitting) -> NDArray[np.float32]:
-    """Return content vectors as a training run makes them: words weighed on items with training events alone."""
-    items, config = fitting.dataset.items, fitting.config
-    words = fit_content(
-        items["title"].tolist(),
-        items["text"].tolist(),
-        items["categories"].tolist(),
-        items["creator"].tolist(),
-        config.features.content_dims,
-        fitting.catalog.event_counts > 0,
-        config.seed,
-    )
-    return with_vector_columns(words, items, fitting.dataset.schema.item_vector)
+def content_of(fitting: Fitting) -> NDArray[np.float32]:
+    """Return content vectors as a training run makes them."""
+    features, counts = fitting.config.features, fitting.catalog.event_counts
+    return content_vectors(fitting.dataset, counts, features.content_dims, fitting.config.seed, features.text_encoder)
+
+
+def feature_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of features for a fit's key: of a text encoder what it holds counts, not where it lies."""
+    features = config.features
+    return {**features.model_dump(mode="json"), "text_encoder": encoder_sha256(features.text_encoder)}
 
 
 def queries_of(fitting: Fitting, queries: Queries) -> list[Query]:
