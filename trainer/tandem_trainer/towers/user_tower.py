@@ -12,6 +12,7 @@ from tandem_core.features import CONTEXT_SIZES
 from tandem_trainer.towers.encoders import TIME_BUCKETS, new_encoder, time_buckets
 from tandem_trainer.towers.settings import TowerSettings
 
+_ENCODER_SHARE = 0.1  # the means lead in the beginning, and the encoder grows beside them
 _TO_UNIT_VARIANCE = 0.5  # an entry of a unit vector, times the square root of its length, varies by about 1
 
 
@@ -97,7 +98,7 @@ class UserTower(nn.Module):
         out = out + self._facts(attributes, context)
         if self.encoder is not None:
             x = self.dropout(self._events(vectors, mask, types, ages))
-            out = out + 0.1 * self.encoder(x, vectors, mask, ages, only_newest=only_newest)
+            out = out + _ENCODER_SHARE * self.encoder(x, vectors, mask, ages, only_newest=only_newest)
         return F.normalize(out, dim=2)
 
     def _events(self, vectors: Tensor, mask: Tensor, types: Tensor, ages: Tensor) -> Tensor:
