@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.candidates import CandidateBatch, order
+from tandem_core.merge import gather
 from tandem_core.sources.base import Found
 
 _GAP = 1e-3
@@ -46,19 +47,8 @@ class Union:
     @classmethod
     def of(cls, found: Mapping[str, Found]) -> Union:
         """found: source -> its list, at least one source."""
-        rows, slot = np.unique(np.concatenate([each.rows for each in found.values()]), return_inverse=True)
-        rows = rows.astype(np.int32, copy=False)
-        scores: dict[str, NDArray[np.float32]] = {}
-        columns: dict[str, NDArray[Any]] = {}
-        start = 0
-        for name, each in found.items():
-            slots = slot[start : start + len(each)]
-            start += len(each)
-            ranks, given = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.float32)
-            ranks[slots] = np.arange(1, len(each) + 1)
-            given[slots] = each.scores
-            columns |= {f"rank:{name}": ranks, f"score:{name}": given}
-            scores[name] = _standard(_of_all(each, rows, slots))
+        rows, places, columns = gather(found)
+        scores = {name: _standard(_of_all(each, rows, places[name])) for name, each in found.items()}
         return cls(rows, scores, columns)
 
     def sum(self, weights: Mapping[str, float]) -> NDArray[np.float32]:

@@ -22,19 +22,31 @@ def rank_fusion(found: Mapping[str, Found], weights: Mapping[str, float]) -> Can
     """
     if not found:
         return CandidateBatch.empty()
-    rows, slot = np.unique(np.concatenate([each.rows for each in found.values()]), return_inverse=True)
+    rows, places, columns = gather(found)
     fused = np.zeros(len(rows), np.float32)
+    for name, at in places.items():
+        fused[at] += weights[name] / (RRF_K + np.arange(1, len(at) + 1))
+    return CandidateBatch(rows, fused, columns).best_first()
+
+
+def gather(
+    found: Mapping[str, Found],
+) -> tuple[NDArray[np.int32], dict[str, NDArray[np.intp]], dict[str, NDArray[Any]]]:
+    """Return the union of at least one source's list: rows int32 [n], rising, where in it each source's list is, best
+    first, and the columns rank:<source> and score:<source>, 0 where a source did not find the row.
+    """
+    rows, slot = np.unique(np.concatenate([each.rows for each in found.values()]), return_inverse=True)
+    places: dict[str, NDArray[np.intp]] = {}
     columns: dict[str, NDArray[Any]] = {}
     start = 0
     for name, each in found.items():
-        slots = slot[start : start + len(each)]
+        places[name] = slot[start : start + len(each)]
         start += len(each)
         ranks, scores = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.float32)
-        ranks[slots] = np.arange(1, len(each) + 1)
-        scores[slots] = each.scores
-        fused[slots] += weights[name] / (RRF_K + ranks[slots])
+        ranks[places[name]] = np.arange(1, len(each) + 1)
+        scores[places[name]] = each.scores
         columns |= {f"rank:{name}": ranks, f"score:{name}": scores}
-    return CandidateBatch(rows.astype(np.int32, copy=False), fused, columns).best_first()
+    return rows.astype(np.int32, copy=False), places, columns
 
 
 def append(batch: CandidateBatch, source: str, more: Found) -> CandidateBatch:
