@@ -53,7 +53,9 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
                 FieldViolation("requests", f"has {len(request.requests)}, 1 to {MOST_BATCHED} are allowed")
             )
         budget = Budget.of(context.time_remaining())
-        return ranking_pb2.BatchRecommendResponse(results=[self._result(each, budget) for each in request.requests])
+        results = [self._result(each, budget) for each in request.requests]
+        budget.check()  # too late for the batch is not a fault of its requests
+        return ranking_pb2.BatchRecommendResponse(results=results)
 
     def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
         query = parse_rank(request, _now_ms())

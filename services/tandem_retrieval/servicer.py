@@ -43,7 +43,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
                 FieldViolation("requests", f"has {len(request.requests)}, 1 to {MOST_BATCHED} are allowed")
             )
         budget = Budget.of(context.time_remaining())
-        return retrieval_pb2.BatchRetrieveResponse(results=[self._result(each, budget) for each in request.requests])
+        results = [self._result(each, budget) for each in request.requests]
+        budget.check()  # too late for the batch is not a fault of its requests
+        return retrieval_pb2.BatchRetrieveResponse(results=results)
 
     def SimilarItems(
         self, request: retrieval_pb2.SimilarItemsRequest, context: grpc.ServicerContext
