@@ -119,7 +119,9 @@ def test_the_sources_asked_suit_the_user(grpc_stub: Stub, request_of: Callable[.
         response = grpc_stub.Retrieve(request_of(who, fill_policy=filter_pb2.FILL_POLICY_STRICT))
         return {column.source for column in response.candidates.source_columns}
 
-    assert sources("warm") == {"two_tower", "item_to_item", "als", "popularity_30d", "cold_items", "fresh"}
+    assert sources("warm") == {
+        *("two_tower", "item_to_item", "als", "popularity_7d", "popularity_30d", "cold_items", "fresh")
+    }
     # The segment's popularity is asked too, and has nothing to say: no attributes of this user are known.
     assert sources("few") == {
         *("two_tower", "item_to_item", "als", "popularity_category", "popularity_30d", "cold_items", "fresh")

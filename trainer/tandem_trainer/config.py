@@ -98,6 +98,7 @@ class PlanSettings(Settings):
             "two_tower": (500, 1.0),
             "item_to_item": (300, 0.5),
             "als": (300, 0.5),
+            "popularity_7d": (200, 0.1),
             "popularity_30d": (200, 0.1),
             "search": (200, 1.0),
             **_NEW,

@@ -27,7 +27,7 @@ DEFAULT = (
     "fused",
     "pool",
 )
-MERGED = ("two_tower", "slist", "als_fold_in", "popularity_30d")
+MERGED = ("two_tower", "slist", "als_fold_in", "popularity_7d", "popularity_30d")
 DEFAULT_COLD = ("random", "genre_profile", "tfidf_neighbours", "content_tower", "popularity_true")
 
 
