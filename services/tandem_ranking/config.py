@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from tandem_core.grpc_process import ServiceSettings
+from tandem_core.service_settings import ServiceSettings
 
 
 class RankingSettings(ServiceSettings):
