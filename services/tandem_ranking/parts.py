@@ -29,7 +29,8 @@ def parts(settings: RankingSettings) -> ServiceParts:
         return RankingPipeline(load_bundle(registry.path_of(bundle_id), retrieval=False, warm=False), policies)
 
     def register(bundles: ServingBundles[RankingPipeline], server: grpc.Server) -> Sequence[str]:
-        retrieval = RetrievalClient(settings.retrieval_target, settings.retrieval_timeout_ms / 1000)
+        target, timeout_s = settings.retrieval_target, settings.retrieval_timeout_ms / 1000
+        retrieval = RetrievalClient(target, timeout_s, hedging=settings.retrieval_hedging)
         servicer = RankingServicer(bundles, open_store(settings.store), retrieval, policies)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
         return [ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name]

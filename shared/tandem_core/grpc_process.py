@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tandem_core.grpc_admission import AdmissionInterceptor, WorkPool
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.service_settings import ServiceSettings
 from tandem_core.settings import ConfigError
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LIVENESS = "liveness"  # health service name that is SERVING as long as the process runs
 LARGEST_MESSAGE = 4 << 20
+SHORTEST_PING_MS = 5000  # clients that look more often whether we live are told to calm down
 # After the last connection has gone its last calls may still be on their way through the server: 0.3 s did (measured).
 SETTLE_S = 0.5
 
@@ -74,15 +75,18 @@ class Service:
         self._stopping = threading.Event()
         self._saying = threading.Lock()
         self._health = _Health()
+        pool = WorkPool(settings.threads)
+        admission = AdmissionInterceptor(pool, settings.max_concurrent_rpcs)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="serve"),
-            interceptors=[ErrorInterceptor()],
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+            pool,
+            interceptors=[admission, ErrorInterceptor()],
             options=[
                 ("grpc.so_reuseport", int(share_port)),  # else a second server on the port is a mistake, and must fail
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(settings.grace_s * 1000)),
+                ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
         self._names = list(register(self._server))

@@ -18,7 +18,7 @@ class ServiceSettings(BaseSettings):
     ports: tuple[int, ...] = ()  # of all workers, where they do not follow one another
     workers: int = Field(default=1, ge=1, le=64)  # processes, each on a port of its own
     threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
-    max_concurrent_rpcs: int = Field(default=128, ge=1)  # more are refused with RESOURCE_EXHAUSTED
+    max_concurrent_rpcs: int = Field(default=64, ge=1)  # at work or waiting; more are refused with RESOURCE_EXHAUSTED
     registry: Path = Path("bundles")
     store: str = "sqlite:///store.db"
     bundle_poll_s: float = Field(default=2.0, gt=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_core.registry import Registry
@@ -54,8 +57,6 @@ class Callers:
 
 
 def ports_of(running: Any, wait_until: Until) -> list[int]:
-    import json
-
     wait_until(lambda: '"listening"' in running.text, 60, "listening")
     line = next(line for line in running.text.splitlines() if '"listening"' in line)
     ports: list[int] = json.loads(line)["ports"]
@@ -204,3 +205,47 @@ def test_no_call_fails_in_sixteen_swaps_and_memory_comes_back(
     assert not callers.kinds
     for name, series in pss.items():
         assert series[-1] < 1.1 * series[1], f"{name} has grown"
+
+
+def test_bundles_are_listed_activated_and_rolled_back_over_the_admin_port(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any], wait_until: Until
+) -> None:
+    for bundle_id in ("b1", "b2"):
+        publish_copy(own_registry, bundle_id, activate=bundle_id == "b1")
+    settings = {"registry": own_registry.root, "admin_port": 0, "bundle_poll_s": 3600}
+    running = launch.service("retrieval", **settings).wait_serving()
+    wait_until(lambda: '"admin_port"' in running.text, 60)
+    (port,) = re.findall(r'"admin_port": (\d+)', running.text)
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = bundle_pb2_grpc.BundleServiceStub(channel)
+        listed = stub.ListBundles(bundle_pb2.ListBundlesRequest(page_size=1), timeout=60)
+        assert [(bundle.bundle_id, bundle.current) for bundle in listed.bundles] == [("b2", False)]
+        assert listed.bundles[0].size_bytes > 1000
+        rest = stub.ListBundles(bundle_pb2.ListBundlesRequest(page_token=listed.next_page_token), timeout=60)
+        assert [(bundle.bundle_id, bundle.current) for bundle in rest.bundles] == [("b1", True)]
+        assert rest.next_page_token == ""
+        refusals = {
+            "INVALID_ARGUMENT": lambda: stub.ListBundles(bundle_pb2.ListBundlesRequest(page_size=201), timeout=60),
+            "NOT_FOUND": lambda: stub.ActivateBundle(bundle_pb2.ActivateBundleRequest(bundle_id="b9"), timeout=60),
+        }
+        for code, call in refusals.items():
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code().name == code
+        assert (
+            stub.ActivateBundle(bundle_pb2.ActivateBundleRequest(bundle_id="b2"), timeout=60).previous_bundle_id == "b1"
+        )
+    wait_until(lambda: '"bundle serves", "bundle_id": "b2"' in running.text, 60, "b2 taken up at once, not at the poll")
+    done = launch.tandem("bundles", "rollback", "--target", f"127.0.0.1:{port}")
+    assert done.process.wait(60) == 0
+    assert "current is b1" in done.text
+    wait_until(lambda: '"bundle serves", "bundle_id": "b1"' in running.text, 60)
+    done = launch.tandem("bundles", "list", "--target", f"127.0.0.1:{port}")
+    assert done.process.wait(60) == 0
+    assert re.search(r"\*\s.*b1", done.text)
+    flip = own_registry.path_of("b2") / "item_vectors.npy"
+    flip.write_bytes(flip.read_bytes()[:-1])
+    done = launch.tandem("bundles", "activate", "b2", "--target", f"127.0.0.1:{port}")
+    assert done.process.wait(60) == 2
+    assert "FAILED_PRECONDITION" in done.text
+    assert "item_vectors.npy" in done.text
