@@ -6,20 +6,26 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
+from tandem_core.filters import with_conditions
+from tandem_core.merge import append
 from tandem_core.policy import PlacementPolicy
-from tandem_core.query import Fill, Query, Regime, Seen
+from tandem_core.query import MOST_EXCLUDED, Fill, Query, Regime, Seen
 from tandem_core.ranker_features import ranker_features
 from tandem_core.reasons import Reason, reasons_for
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, check_query, eligibility
 from tandem_core.rule_build import build_chain
 from tandem_core.rule_chain import RuleChain
 from tandem_core.rules.base import RuleRequest
+from tandem_core.sources.base import Found
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +34,10 @@ Retrieve = Callable[[Query, Budget], Retrieved]
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The list to show, best first: scores never increase down the list; a tuple of reasons per item."""
+    """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
+
+    propensities: float64 [k], 0 where chance took no part.
+    """
 
     items: CandidateBatch
     reasons: tuple[tuple[Reason, ...], ...]
@@ -36,6 +45,7 @@ class Slate:
     regime: Regime
     degradations: tuple[Degradation, ...]
     empty_reason: str
+    propensities: NDArray[np.float64]
 
 
 class RankingPipeline:
@@ -47,7 +57,7 @@ class RankingPipeline:
     def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy]) -> None:
         self.bundle = bundle
         self._policies = policies
-        self._chains = {name: build_chain(policy, bundle) for name, policy in policies.items()}
+        self._chains = {name: build_chain(name, policy, bundle) for name, policy in policies.items()}
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
     def recommend(self, query: Query, budget: Budget, retrieve: Retrieve) -> Slate:
@@ -68,6 +78,9 @@ class RankingPipeline:
             max_results=max(policy.candidates, query.max_results),
             interacted=query.interacted or policy.interacted,
             plans=policy.source_plans(user.regime),
+            condition=with_conditions(query.condition, self.chain(query.placement).conditions(query)),
+            # The rules drop what does not fit here.
+            exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],
         )
         try:
             found = retrieve(wanted, budget)
@@ -84,25 +97,39 @@ class RankingPipeline:
         return replace(popular, degradations=(missing, *popular.degradations), user=user)
 
     def arrange(self, query: Query, retrieved: Retrieved, budget: Budget) -> Slate:
-        """Score candidates of this bundle and apply the placement's rules."""
-        policy = self._policy(query)
+        """Score candidates of this bundle, with what the placement pins and promotes by name, and apply its rules."""
+        query = replace(query, interacted=query.interacted or self._policy(query).interacted)
         user = retrieved.user or resolve_user(self.bundle.schema, self.bundle.catalog, query)
+        batch = self._with_named_items(retrieved.candidates, query, user)
+        return self._arranged(query, replace(retrieved, candidates=batch), user, budget)
+
+    def _arranged(self, query: Query, retrieved: Retrieved, user: User, budget: Budget) -> Slate:
+        policy, chain = self._policy(query), self.chain(query.placement)
         batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
         diverse = budget.remaining() >= policy.diversity_needs_s
-        arranged = self.chain(query.placement).apply(
-            batch, rule_request(query, user, query.interacted or policy.interacted), with_diversity=diverse
-        )
-        if not diverse and self.chain(query.placement).diversity:
+        arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse)
+        if not diverse and chain.diversity:
             skipped = (*skipped, Degradation(DegradationKind.DIVERSITY_SKIPPED, "diversity", "no time left"))
         top = arranged.shown()
+        empty = "" if len(top) else retrieved.empty_reason or f"dropped by {', '.join(arranged.dropped)}"
         return Slate(
             items=top,
-            reasons=reasons_for(top, user, self.bundle),
+            reasons=reasons_for(top, user, self.bundle, arranged.placed),
             bundle_id=self.bundle.id,
             regime=user.regime,
             degradations=(*retrieved.degradations, *skipped, *arranged.relaxed),
-            empty_reason=retrieved.empty_reason,
+            empty_reason=empty,
+            propensities=arranged.propensities,
         )
+
+    def _with_named_items(self, batch: CandidateBatch, query: Query, user: User) -> CandidateBatch:
+        """Add the items that rules name and no source found, if the request may have them."""
+        rows = self.chain(query.placement).named_rows(rule_request(query, user))
+        rows = rows[~np.isin(rows, batch.rows)]
+        if not len(rows):
+            return batch
+        rows = rows[eligibility(self.bundle, query, user).keep(rows)]
+        return append(batch, "policy", Found(rows, np.zeros(len(rows), np.float32))) if len(rows) else batch
 
     def chain(self, placement: str) -> RuleChain:
         """Return the rules of a placement that has a policy."""
@@ -115,7 +142,7 @@ class RankingPipeline:
         user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         kept = candidates.take(eligibility(self.bundle, query, user).keep(candidates.rows))
         empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
-        return self.arrange(query, Retrieved(kept, self.bundle.id, user.regime, (), empty, user), budget)
+        return self._arranged(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), user, budget)
 
     def _policy(self, query: Query) -> PlacementPolicy:
         if (policy := self._policies.get(query.placement)) is None:
@@ -142,15 +169,15 @@ class RankingPipeline:
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)
 
 
-def rule_request(query: Query, user: User, seen: Seen) -> RuleRequest:
-    """Return what rules may know of a request. seen: treatment of items the user had to do with."""
+def rule_request(query: Query, user: User) -> RuleRequest:
+    """Return what rules may know of a request."""
     return RuleRequest(
         slots=query.max_results,
         now_ms=query.now_ms,
         seed=query.seed,
         regime=user.regime,
-        seen=seen,
+        seen=query.interacted or Seen.EXCLUDE,
         interacted=user.interacted,
         history=user.history,
-        facts={**query.attributes, **query.context},
+        facts=query.facts,
     )

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from tandem_core.candidates import CandidateBatch, order
 from tandem_core.degradation import Degradation, DegradationKind
+from tandem_core.filters import Condition
+from tandem_core.query import Query
 from tandem_core.rule_trace import Stage
 from tandem_core.rules.base import (
     Array,
@@ -30,7 +32,10 @@ from tandem_core.rules.base import (
 )
 from tandem_core.rules.caps import Cap
 from tandem_core.rules.pins import Pin
+from tandem_core.rules.policy_filters import PolicyFilter
+from tandem_core.rules.promotions import Promotion
 from tandem_core.rules.slots import Claim, ClaimRule, Filled, fill_slots
+from tandem_core.rules.value_weights import ValueWeights
 
 Rule = TypeVar("Rule")
 
@@ -80,7 +85,7 @@ class RuleChain:
     scoring: tuple[Named[ScoreRule], ...] = ()
     diversity: tuple[Named[OrderRule], ...] = ()
     slots: tuple[ClaimRule, ...] = ()  # cold-start and exploration slots
-    promotions: tuple[ClaimRule, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
     caps: tuple[Cap, ...] = ()
     pins: tuple[Pin, ...] = ()
     unusable: tuple[Degradation, ...] = ()
@@ -105,6 +110,18 @@ class RuleChain:
         return Arranged(
             batch, filled.order, scores, filled.placed, filled.propensities, dropped, relaxed, tuple(tracer.stages)
         )
+
+    def conditions(self, query: Query) -> list[Condition]:
+        """Return the conditions of the hard filters that hold for a request: what retrieval need not look for."""
+        request = RuleRequest(slots=query.max_results, now_ms=query.now_ms, facts=query.facts)
+        rules = [named.rule for named in self.filters if isinstance(named.rule, PolicyFilter)]
+        return [rule.condition(request.facts) for rule in rules if rule.when.holds(request)]
+
+    def named_rows(self, request: RuleRequest) -> NDArray[np.int32]:
+        """Return the rows of items that pins and promotions name for this request, none twice."""
+        pinned = [pin.row for pin in self.pins if pin.row >= 0 and pin.slot < request.slots and pin.when.holds(request)]
+        promoted = [promotion.rows for promotion in self.promotions if promotion.when.holds(request)]
+        return np.unique(np.concatenate([np.array(pinned, np.int32), *promoted]))
 
     def _filter(
         self, batch: CandidateBatch, request: RuleRequest, tracer: _Tracer
@@ -147,7 +164,15 @@ class RuleChain:
             for claim in claims
             if claim.name in filled.missed and (text := claim.missed(filled.missed[claim.name]))
         ]
-        return filled, (*self.unusable, *misplaced, *broken, *missed)
+        return filled, (*self.unusable, *self._without_heads(given), *misplaced, *broken, *missed)
+
+    def _without_heads(self, given: Given) -> list[Degradation]:
+        """Return what must be said where the placement weighs heads that the ranker gave no scores of."""
+        return [
+            _relaxed(named.name, f"the ranker gave no {', '.join(missing)}: its own score was used")
+            for named in self.scoring
+            if isinstance(named.rule, ValueWeights) and len(given) and (missing := named.rule.missing(given))
+        ]
 
     def _pinned(self, given: Given) -> tuple[dict[int, int], list[Degradation]]:
         """Return slot -> position of the pins that hold now, and what must be said of those that cannot."""
@@ -155,7 +180,7 @@ class RuleChain:
         missing: list[Degradation] = []
         shown = min(given.request.slots, len(given))
         for pin in self.pins:
-            if not pin.holds(given.request) or pin.slot >= given.request.slots:
+            if not pin.when.holds(given.request) or pin.slot >= given.request.slots:
                 continue
             at = np.flatnonzero(given.batch.rows == pin.row)
             if not len(at) or pin.slot >= shown:

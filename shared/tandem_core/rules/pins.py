@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tandem_core.rules.base import RuleRequest
 from tandem_core.rules.when import ALWAYS, When
 
 
@@ -20,6 +19,3 @@ class Pin:
     @property
     def name(self) -> str:
         return f"pin:{self.item_id}"
-
-    def holds(self, request: RuleRequest) -> bool:
-        return self.when.holds(request)

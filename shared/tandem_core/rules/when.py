@@ -30,5 +30,10 @@ class When:
             and not any(known.get(name) in values for name, values in self.unless.items())
         )
 
+    def overlaps(self, other: When) -> bool:
+        """Tell whether one request may fulfil both; `unless` is not looked at."""
+        in_time = self.start_ms < other.end_ms and other.start_ms < self.end_ms
+        return in_time and all(self.facts[name] & other.facts[name] for name in self.facts.keys() & other.facts.keys())
+
 
 ALWAYS = When()
