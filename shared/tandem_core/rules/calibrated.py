@@ -66,5 +66,5 @@ def _parts(codes: Array, present: Array) -> NDArray[np.float64]:
     inside = known & (present[place] == codes)
     parts = np.zeros((len(codes), len(present)))
     item, which = np.nonzero(inside)
-    parts[item, place[item, which]] = 1 / known.sum(axis=1)[item]
+    np.add.at(parts, (item, place[item, which]), 1 / known.sum(axis=1)[item])
     return parts

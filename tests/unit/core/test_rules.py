@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem_core.candidates import CandidateBatch, order
-from tandem_core.catalog import Catalog
+from tandem_core.candidates import order
 from tandem_core.query import Regime, Seen
-from tandem_core.rules.base import Given, ItemTables, Order, OrderRule, RuleRequest, ScoreRule, Scores
+from tandem_core.rules.base import Given, Order, OrderRule, ScoreRule, Scores
 from tandem_core.rules.caps import Cap
 from tandem_core.rules.cold_start import ColdItemScore, PopularityBlend
 from tandem_core.rules.mmr import Mmr
@@ -21,7 +20,6 @@ from tandem_core.rules.recency import Recency
 from tandem_core.rules.seen import SeenDiscount
 from tandem_core.rules.slots import Filled, fill_slots
 
-NOW_S = 1_700_000_000
 SCORING: list[ScoreRule] = [
     Normalise(),
     PopularityBlend(dict.fromkeys(Regime, 0.3)),
@@ -37,30 +35,7 @@ ORDERING: list[OrderRule] = [
 # The ranker may give anything; after Normalise scores are in [0, 1].
 ANY_SCORES = st.lists(st.floats(width=32), max_size=14)
 SCORES = st.lists(st.floats(0, 1, width=32), max_size=14)
-NO_ITEMS = Catalog([], [], {}, {}, np.empty(0, np.int32))
-
-
-def given_of(scores: Sequence[float], seed: int = 0, slots: int = 5, **columns: object) -> Given:
-    """Return candidates with all the columns that rules read, made up from the seed; columns override."""
-    n, rng = len(scores), np.random.default_rng(seed)
-    vectors = rng.normal(size=(n, 4)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    age_days = np.asarray(columns.pop("age_days", np.where(rng.random(n) < 0.2, np.nan, rng.uniform(-2, 400, n))))
-    made = {
-        "created_at": NOW_S - age_days * 86_400,
-        "events": rng.integers(0, 12, n),
-        "content": vectors,
-        "vectors": vectors[::-1].copy(),
-        "popularity": rng.random(n).astype(np.float32),
-        "code:creator": rng.integers(-1, 3, n),
-        "codes:categories": rng.integers(-1, 3, (n, 2)),
-    }
-    seen = rng.random(n) < 0.3
-    given_columns = {name.replace("code_", "code:"): np.asarray(value) for name, value in columns.items()}
-    rows = rng.permutation(100)[:n].astype(np.int32)
-    batch = CandidateBatch(rows, np.array(scores, np.float32), {**made, **given_columns})
-    request = RuleRequest(slots=slots, now_ms=NOW_S * 1000, seed=seed, seen=Seen.DISCOUNT, interacted=rows[seen])
-    return Given(batch, request, ItemTables(NO_ITEMS, {}))
+MakeGiven = Callable[..., Given]
 
 
 def scored(rule: ScoreRule, given_: Given) -> Scores:
@@ -79,7 +54,7 @@ def ordered(rule: OrderRule, given_: Given) -> list[int]:
 @pytest.mark.parametrize("rule", SCORING, ids=repr)
 @given(scores=SCORES, seed=st.integers(0, 99))
 def test_rules_of_scores_leave_them_finite_and_answer_alike_twice(
-    rule: ScoreRule, scores: list[float], seed: int
+    given_of: MakeGiven, rule: ScoreRule, scores: list[float], seed: int
 ) -> None:
     given_ = given_of(scores, seed)
     got = scored(rule, given_)
@@ -92,7 +67,7 @@ def test_rules_of_scores_leave_them_finite_and_answer_alike_twice(
 @pytest.mark.parametrize("rule", ORDERING, ids=repr)
 @given(scores=ANY_SCORES, seed=st.integers(0, 99), slots=st.integers(1, 20))
 def test_rules_of_order_lose_and_double_nothing_and_answer_alike_twice(
-    rule: OrderRule, scores: list[float], seed: int, slots: int
+    given_of: MakeGiven, rule: OrderRule, scores: list[float], seed: int, slots: int
 ) -> None:
     given_ = given_of(scores, seed, slots)
     with np.errstate(invalid="ignore", over="ignore"):  # rules may take scores to be in [0, 1]
@@ -102,7 +77,7 @@ def test_rules_of_order_lose_and_double_nothing_and_answer_alike_twice(
 
 
 @pytest.mark.parametrize("rule", [*SCORING, *ORDERING], ids=repr)
-def test_empty_and_one_item_lists_pass(rule: ScoreRule | OrderRule) -> None:
+def test_empty_and_one_item_lists_pass(given_of: MakeGiven, rule: ScoreRule | OrderRule) -> None:
     for scores in ([], [0.5]):
         given_ = given_of(scores)
         if rule in SCORING:
@@ -112,7 +87,9 @@ def test_empty_and_one_item_lists_pass(rule: ScoreRule | OrderRule) -> None:
 
 
 @given(ANY_SCORES)
-def test_normalising_gives_0_to_1_in_the_same_order_and_0_to_what_is_not_finite(scores: list[float]) -> None:
+def test_normalising_gives_0_to_1_in_the_same_order_and_0_to_what_is_not_finite(
+    given_of: MakeGiven, scores: list[float]
+) -> None:
     given_ = given_of(scores)
     got = scored(Normalise(), given_)
     assert np.all((got >= 0) & (got <= 1))
@@ -124,18 +101,20 @@ def test_normalising_gives_0_to_1_in_the_same_order_and_0_to_what_is_not_finite(
         assert np.all(np.diff(got[finite][by_score]) >= 0)
 
 
-def test_normalising_worked_out_by_hand() -> None:
+def test_normalising_worked_out_by_hand(given_of: MakeGiven) -> None:
     assert scored(Normalise(), given_of([-3, 1, np.nan, 0, np.inf])).tolist() == [0, 1, 0, 0.75, 0]
     assert scored(Normalise(), given_of([7, 7, np.nan])).tolist() == [1, 1, 0]
     assert scored(Normalise(), given_of([np.nan, -np.inf])).tolist() == [0, 0]
 
 
-def test_normalising_stands_scores_as_far_apart_as_floats_can_be() -> None:
+def test_normalising_stands_scores_as_far_apart_as_floats_can_be(given_of: MakeGiven) -> None:
     assert scored(Normalise(), given_of([-3e38, 0, 3e38])).tolist() == [0, 0.5, 1]
 
 
 @given(SCORES, st.integers(0, 99), st.floats(0, 1))
-def test_a_popularity_blend_lies_between_score_and_popularity(scores: list[float], seed: int, weight: float) -> None:
+def test_a_popularity_blend_lies_between_score_and_popularity(
+    given_of: MakeGiven, scores: list[float], seed: int, weight: float
+) -> None:
     given_ = given_of(scores, seed)
     popularity = given_.column("popularity")
     got = scored(PopularityBlend(dict.fromkeys(Regime, weight)), given_)
@@ -143,7 +122,7 @@ def test_a_popularity_blend_lies_between_score_and_popularity(scores: list[float
     assert np.all(got <= np.maximum(given_.batch.scores, popularity) + 1e-6)
 
 
-def test_a_blend_of_0_changes_nothing_and_of_1_is_popularity_alone() -> None:
+def test_a_blend_of_0_changes_nothing_and_of_1_is_popularity_alone(given_of: MakeGiven) -> None:
     given_ = given_of([0.1, 0.9, 0.4])
     none, whole = (scored(PopularityBlend(dict.fromkeys(Regime, weight)), given_) for weight in (0.0, 1.0))
     np.testing.assert_array_equal(none, given_.batch.scores)
@@ -152,7 +131,7 @@ def test_a_blend_of_0_changes_nothing_and_of_1_is_popularity_alone() -> None:
 
 @given(SCORES, st.integers(0, 99), st.integers(1, 20))
 def test_cold_items_borrow_from_warm_ones_and_no_score_is_lowered(
-    scores: list[float], seed: int, neighbours: int
+    given_of: MakeGiven, scores: list[float], seed: int, neighbours: int
 ) -> None:
     given_ = given_of(scores, seed)
     got = scored(ColdItemScore(cold_events=5, neighbours=neighbours), given_)
@@ -163,7 +142,7 @@ def test_cold_items_borrow_from_warm_ones_and_no_score_is_lowered(
         assert np.all(got <= np.maximum(before, before[warm].max() + 1e-6))
 
 
-def test_a_cold_item_gets_the_mean_of_its_nearest_warm_ones_weighed_by_likeness() -> None:
+def test_a_cold_item_gets_the_mean_of_its_nearest_warm_ones_weighed_by_likeness(given_of: MakeGiven) -> None:
     content = np.array([[1, 0], [0.6, 0.8], [-1, 0], [0.8, 0.6], [0, -1]], np.float32)
     events = [9, 9, 9, 0, 0]
     given_ = given_of([0.9, 0.5, 1.0, 0.1, 0.3], content=content, events=events)
@@ -172,14 +151,16 @@ def test_a_cold_item_gets_the_mean_of_its_nearest_warm_ones_weighed_by_likeness(
     assert got.tolist() == pytest.approx([0.9, 0.5, 1.0, (0.8 * 0.9 + 0.96 * 0.5) / (0.8 + 0.96), 0.3])
 
 
-def test_lists_of_cold_or_of_warm_items_alone_keep_their_scores() -> None:
+def test_lists_of_cold_or_of_warm_items_alone_keep_their_scores(given_of: MakeGiven) -> None:
     for events in ([0, 0], [9, 9]):
         given_ = given_of([0.2, 0.8], events=events)
         assert scored(ColdItemScore(5, 3), given_) is given_.batch.scores
 
 
 @given(SCORES, st.integers(0, 99), st.floats(0, 1))
-def test_seen_items_are_multiplied_and_others_left_alone(scores: list[float], seed: int, factor: float) -> None:
+def test_seen_items_are_multiplied_and_others_left_alone(
+    given_of: MakeGiven, scores: list[float], seed: int, factor: float
+) -> None:
     given_ = given_of(scores, seed)
     before, seen = given_.batch.scores, np.isin(given_.batch.rows, given_.request.interacted)
     got = scored(SeenDiscount(factor), given_)
@@ -188,14 +169,16 @@ def test_seen_items_are_multiplied_and_others_left_alone(scores: list[float], se
     assert scored(SeenDiscount(factor), allowed) is before
 
 
-def test_the_newer_of_two_equal_items_wins_and_unknown_ages_get_nothing() -> None:
+def test_the_newer_of_two_equal_items_wins_and_unknown_ages_get_nothing(given_of: MakeGiven) -> None:
     given_ = given_of([0.5] * 5, age_days=[60.0, 0.0, 30.0, np.nan, -10.0])
     got = scored(Recency(weight=0.2, half_life_days=30), given_)
     assert got.tolist() == pytest.approx([0.55, 0.7, 0.6, 0.5, 0.7])  # an item of tomorrow counts as one of today
 
 
 @given(st.lists(st.floats(0, 5000), min_size=2, max_size=9), st.floats(0.01, 1), st.floats(0.5, 400))
-def test_recency_never_gives_more_to_the_older(ages: list[float], weight: float, half_life: float) -> None:
+def test_recency_never_gives_more_to_the_older(
+    given_of: MakeGiven, ages: list[float], weight: float, half_life: float
+) -> None:
     given_ = given_of([0.5] * len(ages), age_days=sorted(ages))
     bonus = scored(Recency(weight, half_life), given_) - np.float32(0.5)
     assert np.all(np.diff(bonus) <= 0)
@@ -225,20 +208,22 @@ def naive_mmr(given_: Given, lambda_: float, pool: int) -> list[int]:
     st.integers(1, 16),
     st.integers(1, 16),
 )
-def test_mmr_agrees_with_its_definition(scores: list[float], seed: int, lambda_: float, pool: int, slots: int) -> None:
+def test_mmr_agrees_with_its_definition(
+    given_of: MakeGiven, scores: list[float], seed: int, lambda_: float, pool: int, slots: int
+) -> None:
     given_ = given_of(scores, seed, slots)
     # Too small a pool leaves nothing to choose from.
     expected = naive_mmr(given_, lambda_, pool) if min(pool, len(scores)) > 1 else sorted_(given_).tolist()
     assert ordered(Mmr(lambda_, pool), given_) == expected
 
 
-def test_mmr_puts_scores_that_are_not_finite_last() -> None:
+def test_mmr_puts_scores_that_are_not_finite_last(given_of: MakeGiven) -> None:
     got = ordered(Mmr(0.5, 10), given_of([-np.inf, 0.5, np.nan, 1.0, np.inf]))
     assert got[0] == 3
     assert got[1] == 1
 
 
-def test_mmr_worked_out_by_hand() -> None:
+def test_mmr_worked_out_by_hand(given_of: MakeGiven) -> None:
     given_ = given_of([1.0, 0.9, 0.7], vectors=np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32))
     # After the first: .5 * .9 - .5 * .8 = .05 for its likeness, .5 * .7 - 0 = .35 for the other.
     assert ordered(Mmr(0.5, 10), given_) == [0, 2, 1]
@@ -247,18 +232,18 @@ def test_mmr_worked_out_by_hand() -> None:
 
 
 @given(SCORES, st.integers(0, 99))
-def test_lambda_1_changes_nothing(scores: list[float], seed: int) -> None:
+def test_lambda_1_changes_nothing(given_of: MakeGiven, scores: list[float], seed: int) -> None:
     given_ = given_of(scores, seed)
     assert ordered(Mmr(1.0, 100), given_) == sorted_(given_).tolist()
 
 
-def test_lambda_0_is_diversity_alone() -> None:
+def test_lambda_0_is_diversity_alone(given_of: MakeGiven) -> None:
     vectors = np.array([[1, 0], [0.8, 0.6], [-1, 0], [0, 1]], np.float32)
     # The best, its opposite, then what is least like either.
     assert ordered(Mmr(0.0, 10), given_of([1.0, 0.9, 0.2, 0.1], vectors=vectors)) == [0, 2, 3, 1]
 
 
-def test_what_lies_beyond_the_pool_is_not_looked_at() -> None:
+def test_what_lies_beyond_the_pool_is_not_looked_at(given_of: MakeGiven) -> None:
     given_ = given_of([1.0, 0.9, 0.8, 0.7], vectors=np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32))
     assert ordered(Mmr(0.1, 3), given_) == [0, 1, 2, 3]
     assert ordered(Mmr(0.1, 4), given_)[1] == 3
