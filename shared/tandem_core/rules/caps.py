@@ -42,14 +42,14 @@ class Cap:
 
 
 class CapState:
-    """One cap while a list is filled slot by slot: which candidates it forbids for the next slot.
+    """One cap while a list is filled slot by slot: which candidates it allows in the next slot.
 
     codes: int [n], of the candidates in the order they are preferred. pinned: slot -> code of items that will stand
     there whatever the cap says: those ahead count as much as those behind.
     """
 
     def __init__(self, cap: Cap, codes: Array, slots: int, pinned: Mapping[int, int]) -> None:
-        self.blocked: Mask = np.zeros(len(codes), np.bool_)
+        self.allowed: Mask = np.ones(len(codes), np.bool_)
         self._limit = cap.limit
         self._window = min(cap.window or slots, slots)
         self._codes = codes
@@ -65,13 +65,13 @@ class CapState:
         """Move the window on to the next slot."""
         slot = len(self._shown)
         for code, taken in self._with_pins.items():
-            self._mark(code, not self._fits(taken, slot))
+            self._allow(code, self._fits(taken, slot))
         if slot >= self._window:
             code = self._shown[slot - self._window]
             if code in self._counts:
                 self._counts[code] -= 1
                 if self._counts[code] == self._limit - 1:
-                    self._mark(code, False)
+                    self._allow(code, True)
 
     def place(self, candidate: int) -> None:
         """Note what the slot got."""
@@ -84,10 +84,10 @@ class CapState:
             count = self._counts.get(code, 0) + 1
             self._counts[code] = count
             if count == self._limit:
-                self._mark(code, True)
+                self._allow(code, False)
 
-    def _mark(self, code: int, blocked: bool) -> None:
-        self.blocked[self._codes == code] = blocked
+    def _allow(self, code: int, allowed: bool) -> None:
+        self.allowed[self._codes == code] = allowed
 
     def _fits(self, taken: list[int], slot: int) -> bool:
         """Tell whether one more of the group at `slot` keeps every window that holds the slot at the limit."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tandem_core.rules.base import Given, Mask, Order
 from tandem_core.rules.slots import Placed
 
-GRID = 128  # places at which the integrand is computed
+GRID = 64  # places at which the integrand is computed
 REACH = 4.0  # standard deviations of each item's click rate that the grid covers
 
 
@@ -122,11 +122,12 @@ def best_of(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> NDArray[np
     middle, width = np.log(alpha / beta), np.sqrt(1 / alpha + 1 / beta)
     grid = np.linspace((middle - REACH * width).min(), (middle + REACH * width).max(), GRID)
     density = np.outer(alpha, grid) - np.outer(alpha + beta, np.logaddexp(0, grid))
-    density = np.exp(density - density.max(axis=1, keepdims=True))
+    density -= density.max(axis=1, keepdims=True)
+    np.maximum(density, -50, out=density)  # products of smaller ones are subnormal numbers, which take five times as long
+    np.exp(density, out=density)
     density /= density.sum(axis=1, keepdims=True)
-    below = np.cumsum(density, axis=1) - density / 2  # half of the equal ones: they share the first place
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.maximum(below, 1e-300))
-    won = (density * np.exp(logs.sum(axis=0) - logs)).sum(axis=1)
+    # Half of the equal ones: they share the first place. The floor keeps products of many from vanishing.
+    below = np.maximum(np.cumsum(density, axis=1) - density / 2, 1e-9)
+    won = (density / below) @ below.prod(axis=0)
     total = won.sum()
     return won / total if total > 0 else np.full(len(alpha), 1 / len(alpha))

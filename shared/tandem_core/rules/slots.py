@@ -128,9 +128,9 @@ def _slots_of(claims: Sequence[Claim], k: int) -> set[int]:
 def _free(open_: NDArray[np.bool_], states: Sequence[CapState]) -> NDArray[np.bool_]:
     """Return which candidates may stand in the next slot: under all caps or, where none would be left, under fewer."""
     for count in range(len(states), 0, -1):
-        free = open_
-        for state in states[:count]:
-            free = free & ~state.blocked
-        if free.any():
+        free = open_ & states[0].allowed
+        for state in states[1:count]:
+            free &= state.allowed
+        if free[free.argmax()]:
             return free
     return open_
