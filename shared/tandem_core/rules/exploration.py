@@ -123,9 +123,7 @@ def best_of(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> NDArray[np
     grid = np.linspace((middle - REACH * width).min(), (middle + REACH * width).max(), GRID)
     density = np.outer(alpha, grid) - np.outer(alpha + beta, np.logaddexp(0, grid))
     density -= density.max(axis=1, keepdims=True)
-    np.maximum(
-        density, -50, out=density
-    )  # smaller products are subnormal numbers, and slow
+    np.maximum(density, -50, out=density)  # smaller products are subnormal numbers, and slow
     np.exp(density, out=density)
     density /= density.sum(axis=1, keepdims=True)
     # Half of the equal ones: they share the first place. The floor keeps products of many from vanishing.

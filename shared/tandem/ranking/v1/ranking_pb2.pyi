@@ -206,7 +206,9 @@ class RankedItem(_message.Message):
     score: _builtins.float
     """The final score after all rules: never increases down the list. Comparable within this list only."""
     propensity: _builtins.float
-    """Probability that this item got this position, where chance took part; 0 where it did not."""
+    """Probability that this item got this position, given the items above it, where chance took part; 0 where it did
+    not.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Why it is here, strongest first. At most 4."""
