@@ -17,6 +17,7 @@ from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, U
 from tandem_core.features import User, resolve_user
 from tandem_core.filters import with_conditions
 from tandem_core.merge import append
+from tandem_core.outage import Outage
 from tandem_core.policy import PlacementPolicy
 from tandem_core.query import MOST_EXCLUDED, Fill, Query, Regime, Seen
 from tandem_core.ranker_features import ranker_features
@@ -37,6 +38,7 @@ class Slate:
     """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
 
     propensities: float64 [k], 0 where chance took no part.
+    teams: whose item each is where two lists are mixed ("" for nobody's); empty where none are. See interleaving.
     """
 
     items: CandidateBatch
@@ -46,6 +48,7 @@ class Slate:
     degradations: tuple[Degradation, ...]
     empty_reason: str
     propensities: NDArray[np.float64]
+    teams: tuple[str, ...] = ()
 
 
 class RankingPipeline:
@@ -58,6 +61,7 @@ class RankingPipeline:
         self.bundle = bundle
         self._policies = policies
         self._chains = {name: build_chain(name, policy, bundle) for name, policy in policies.items()}
+        self._outage = Outage("retrieval")
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
     def recommend(self, query: Query, budget: Budget, retrieve: Retrieve) -> Slate:
@@ -78,19 +82,20 @@ class RankingPipeline:
             max_results=max(policy.candidates, query.max_results),
             interacted=query.interacted or policy.interacted,
             plans=policy.source_plans(user.regime),
-            condition=with_conditions(query.condition, self.chain(query.placement).conditions(query)),
+            condition=with_conditions(query.condition, self.chain(query).conditions(query)),
             # The rules drop what does not fit here.
             exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],
         )
         try:
             found = retrieve(wanted, budget)
+            self._outage.over()
             # Another bundle has other rows for the same history.
             return replace(found, user=user if found.bundle_id == self.bundle.id else None)
         except BundleMismatch as error:
             missing = Degradation(DegradationKind.BUNDLE_MISMATCH, "retrieval", str(error))
         except UpstreamUnavailable as error:
             missing = Degradation(DegradationKind.RETRIEVAL_UNAVAILABLE, "retrieval", str(error))
-        log.warning("retrieval not used", extra={"reason": missing.message, "bundle_id": self.bundle.id})
+        self._outage.note(missing.kind.name, missing.message)
         # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
         # Popular items are a fill, so STRICT must not forbid them: a list is empty only when nothing is eligible.
         popular = self._fallback.retrieve(replace(wanted, plans=(), fill=Fill.BACKFILL), Budget())
@@ -104,7 +109,7 @@ class RankingPipeline:
         return self._arranged(query, replace(retrieved, candidates=batch), user, budget)
 
     def _arranged(self, query: Query, retrieved: Retrieved, user: User, budget: Budget) -> Slate:
-        policy, chain = self._policy(query), self.chain(query.placement)
+        policy, chain = self._policy(query), self.chain(query)
         batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
         diverse = budget.remaining() >= policy.diversity_needs_s
         arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse)
@@ -124,16 +129,17 @@ class RankingPipeline:
 
     def _with_named_items(self, batch: CandidateBatch, query: Query, user: User) -> CandidateBatch:
         """Add the items that rules name and no source found, if the request may have them."""
-        rows = self.chain(query.placement).named_rows(rule_request(query, user))
+        rows = self.chain(query).named_rows(rule_request(query, user))
         rows = rows[~np.isin(rows, batch.rows)]
         if not len(rows):
             return batch
         rows = rows[eligibility(self.bundle, query, user).keep(rows)]
         return append(batch, "policy", Found(rows, np.zeros(len(rows), np.float32))) if len(rows) else batch
 
-    def chain(self, placement: str) -> RuleChain:
-        """Return the rules of a placement that has a policy."""
-        return self._chains[placement]
+    def chain(self, query: Query) -> RuleChain:
+        """Return the rules of a query's policy; raises InvalidRequest where there is none."""
+        self._policy(query)
+        return self._chains[query.policy_name]
 
     def rank(self, query: Query, candidates: CandidateBatch, budget: Budget) -> Slate:
         """Return the caller's candidates in the best order, without those its filter or seen policy takes out."""
@@ -150,7 +156,7 @@ class RankingPipeline:
         check_query(self.bundle, query)
 
     def _policy(self, query: Query) -> PlacementPolicy:
-        if (policy := self._policies.get(query.placement)) is None:
+        if (policy := self._policies.get(query.policy_name)) is None:
             known = ", ".join(sorted(self._policies))
             raise InvalidRequest(
                 FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")
