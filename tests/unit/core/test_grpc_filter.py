@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tandem.retrieval.v1 import retrieval_pb2
@@ -25,6 +25,7 @@ def trees(parts: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
     return st.one_of(st.builds(AllOf, lists), st.builds(AnyOf, lists), st.builds(NotOf, parts))
 
 
+@settings(max_examples=30)
 @given(st.recursive(LEAVES, trees, max_leaves=8))
 def test_a_condition_is_read_back_as_it_was_written(condition: Condition) -> None:
     checks = Checks()
