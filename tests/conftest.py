@@ -8,11 +8,18 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+import datetime as dt
+import ipaddress
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.manifest import MANIFEST_NAME, FileEntry, read_manifest, sha256_of
@@ -82,3 +89,61 @@ def publish_copy(registry: Registry, trained: Trained) -> PublishCopy:
         return published
 
     return publish
+
+
+class Authority:
+    """Signs certificates for 127.0.0.1 and localhost. path: its own certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+        days = (dt.timedelta(days=-1), dt.timedelta(days=30))
+        self.path = self._write("ca.pem", self._sign(self._name, self._key, days, authority=True))
+
+    def issue(self, name: str, days: float = 30) -> tuple[Path, Path]:
+        """Return a certificate and its key as files; days: until it expires, below 0 it has."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        limits = (dt.timedelta(days=min(-1, days - 1)), dt.timedelta(days=days))
+        certificate = self._write(f"{name}.pem", self._sign(subject, key, limits, authority=False))
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (self.folder / f"{name}.key").write_bytes(pem)
+        return certificate, self.folder / f"{name}.key"
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        limits: tuple[dt.timedelta, dt.timedelta],
+        *,
+        authority: bool,
+    ) -> x509.Certificate:
+        now = dt.datetime.now(dt.UTC)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + limits[0])
+            .not_valid_after(now + limits[1])
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _write(self, name: str, certificate: x509.Certificate) -> Path:
+        path = self.folder / name
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+
+@pytest.fixture
+def new_authority(tmp_path: Path) -> Callable[[str], Any]:
+    """new_authority(name): signs certificates; its files lie in a folder of that name."""
+    return lambda name: Authority(tmp_path / name)

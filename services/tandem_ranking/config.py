@@ -21,4 +21,9 @@ class RankingSettings(ServiceSettings):
     retrieval_target: str = "ipv4:127.0.0.1:50051"
     retrieval_timeout_ms: float = Field(default=200.0, gt=0)  # a hung retrieval costs this, then popular items
     retrieval_hedging: bool = True  # where the target names several addresses: a second call when the first is late
+    retrieval_tls_ca: Path | None = None  # PEM; with it retrieval is called over TLS
+    retrieval_tls_cert: Path | None = None  # ours, where retrieval asks for one (mTLS)
+    retrieval_tls_key: Path | None = None
+    retrieval_tls_name: str = ""  # in retrieval's certificate, where it is not the name in retrieval_target
+    retrieval_token_file: Path | None = None  # holds our own token, of scope serve
     policy_file: Path | None = None  # [placements.<name>] tables; see tandem_core.policy

@@ -8,7 +8,9 @@ import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.bundle import load_bundle
+from tandem_core.certificates import CertificateFiles
 from tandem_core.experiment_file import load_experiments
+from tandem_core.grpc_access import Access
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.grpc_service import ServiceParts
 from tandem_core.policy import load_policies
@@ -21,9 +23,15 @@ from tandem_ranking.servicer import RankingServicer
 
 
 def parts(settings: RankingSettings) -> ServiceParts:
-    """Return how to load and serve; raises ConfigError for a wrong policy or store."""
+    """Return how to load and serve; raises ConfigError for a wrong policy, store, certificate or token."""
     registry = Registry(settings.registry)
     experiments = load_experiments(settings.policy_file, load_policies(settings.policy_file))
+    access = Access(
+        CertificateFiles(settings.retrieval_tls_cert, settings.retrieval_tls_key, settings.retrieval_tls_ca),
+        settings.retrieval_token_file,
+        settings.retrieval_tls_name,
+    )
+    access.check()
     open_store(settings.store).close()  # a wrong one must end the start, not each worker
 
     def load(bundle_id: str) -> RankingPipeline:
@@ -32,7 +40,7 @@ def parts(settings: RankingSettings) -> ServiceParts:
 
     def register(bundles: ServingBundles[RankingPipeline], server: grpc.Server) -> Sequence[str]:
         target, timeout_s = settings.retrieval_target, settings.retrieval_timeout_ms / 1000
-        retrieval = RetrievalClient(target, timeout_s, hedging=settings.retrieval_hedging)
+        retrieval = RetrievalClient(target, timeout_s, hedging=settings.retrieval_hedging, access=access)
         servicer = RankingServicer(bundles, open_store(settings.store), retrieval, experiments)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
         return [ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from tandem_cli.access import with_access
 from tandem_cli.console import out, user_errors
 from tandem_core.errors import BundleRefused, NotFound
 from tandem_core.registry import Registry
@@ -22,6 +23,7 @@ TIMEOUT_S = 60.0  # activating compares the hashes of all files
 
 
 @app.command("list")
+@with_access
 def list_bundles(registry: RegistryOption = Path("bundles"), target: TargetOption = "") -> None:
     """List the bundles, newest first; the current one is marked."""
     if target:
@@ -42,6 +44,7 @@ def list_bundles(registry: RegistryOption = Path("bundles"), target: TargetOptio
 
 
 @app.command()
+@with_access
 def activate(bundle_id: str, registry: RegistryOption = Path("bundles"), target: TargetOption = "") -> None:
     """Make a bundle the current one, after checking that it is whole."""
     if target:
@@ -54,6 +57,7 @@ def activate(bundle_id: str, registry: RegistryOption = Path("bundles"), target:
 
 
 @app.command()
+@with_access
 def rollback(registry: RegistryOption = Path("bundles"), target: TargetOption = "") -> None:
     """Go back to the bundle that was current before."""
     if target:

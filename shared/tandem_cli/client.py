@@ -13,6 +13,8 @@ from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.common.v1 import attribute_pb2, context_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from tandem_cli.access import access_of_command
+from tandem_core.grpc_access import Authorized
 
 
 class NotAnswered(Exception):  # noqa: N818
@@ -57,7 +59,8 @@ def ask_over(channel: grpc.Channel, target: str, asking: Asking, timeout_s: floa
     """As `ask`, over an open channel."""
     stub = ranking_pb2_grpc.RankingServiceStub(channel)
     with _refusals_named(target):
-        return stub.Recommend(asking.request(), timeout=timeout_s)
+        response: ranking_pb2.RecommendResponse = _method(stub, "Recommend")(asking.request(), timeout=timeout_s)
+        return response
 
 
 def ask_similar(
@@ -65,7 +68,9 @@ def ask_similar(
 ) -> retrieval_pb2.SimilarItemsResponse:
     """Return the answer of the retrieval service at `target`; raises NotAnswered."""
     with _channel_to(target) as channel, _refusals_named(target):
-        return retrieval_pb2_grpc.RetrievalServiceStub(channel).SimilarItems(request, timeout=timeout_s)
+        method = _method(retrieval_pb2_grpc.RetrievalServiceStub(channel), "SimilarItems")
+        response: retrieval_pb2.SimilarItemsResponse = method(request, timeout=timeout_s)
+        return response
 
 
 def ask_embeddings(
@@ -73,18 +78,25 @@ def ask_embeddings(
 ) -> retrieval_pb2.GetEmbeddingsResponse:
     """Return the answer of the retrieval service at `target`; raises NotAnswered."""
     with _channel_to(target) as channel, _refusals_named(target):
-        return retrieval_pb2_grpc.RetrievalServiceStub(channel).GetEmbeddings(request, timeout=timeout_s)
+        method = _method(retrieval_pb2_grpc.RetrievalServiceStub(channel), "GetEmbeddings")
+        response: retrieval_pb2.GetEmbeddingsResponse = method(request, timeout=timeout_s)
+        return response
 
 
 def ask_admin(target: str, method: str, timeout_s: float, **fields: Any) -> Any:
     """Return the answer of BundleService at an admin address; raises NotAnswered."""
     with _channel_to(target) as channel, _refusals_named(target):
-        call = getattr(bundle_pb2_grpc.BundleServiceStub(channel), method)
+        call = _method(bundle_pb2_grpc.BundleServiceStub(channel), method)
         return call(getattr(bundle_pb2, f"{method}Request")(**fields), timeout=timeout_s)
 
 
 def _channel_to(target: str) -> grpc.Channel:
-    return grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
+    return access_of_command().open(target, [("grpc.enable_http_proxy", 0)])
+
+
+def _method(stub: Any, name: str) -> Any:
+    """Return a stub's method, which carries the command's token where there is one."""
+    return Authorized(getattr(stub, name), access_of_command().read_metadata())
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, off_policy, offline, online, simulate
+from tandem_cli import bench, bundles, off_policy, offline, online, simulate, tokens
+from tandem_cli.access import with_access
 
 app = typer.Typer(
     help="A recommender that backends call over gRPC.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -29,10 +30,11 @@ app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
 app.command("serve")(online.serve)
 app.command("stub")(online.stub)
-app.command("recommend")(online.recommend)
-app.command("similar")(online.similar)
-app.command("embeddings")(online.embeddings)
+app.command("recommend")(with_access(online.recommend))
+app.command("similar")(with_access(online.similar))
+app.command("embeddings")(with_access(online.embeddings))
 app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
+app.add_typer(tokens.app, name="token", help="Make tokens for callers.")
 app.add_typer(bench.app, name="bench", help="Compare ways of recommending on held-out events.")
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 import numpy as np
 
+from tandem_core.grpc_access import Access
+
 # grpc's own bound is two minutes: so long would a service that is back after an outage stay unused.
 _LONGEST_BACKOFF_MS = 2000
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 20_000, 5_000
@@ -22,8 +24,13 @@ ATTEMPTS = 3
 FIRST_PAUSE_S = 0.01  # before the second attempt; doubled, and drawn between half and all of it
 
 
-def open_channel(target: str, service: str) -> grpc.Channel:
-    """Open a channel: round robin over all resolved addresses, those left out whose health check is not SERVING."""
+def open_channel(
+    target: str, service: str, access: Access | None = None, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.Channel:
+    """Open a channel: round robin over all resolved addresses, those left out whose health check is not SERVING.
+
+    access, credentials: as `Access.open` takes them; without, plaintext.
+    """
     config = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": service}}
     options = [
         ("grpc.service_config", json.dumps(config)),
@@ -33,7 +40,7 @@ def open_channel(target: str, service: str) -> grpc.Channel:
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ]
-    return grpc.insecure_channel(target, options=options)
+    return (access or Access()).open(target, options, credentials)
 
 
 def several_addresses(target: str) -> bool:

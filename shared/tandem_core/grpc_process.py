@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tandem_core.grpc_admission import AdmissionInterceptor, WorkPool
 from tandem_core.grpc_errors import ErrorInterceptor
+from tandem_core.grpc_security import interceptors, server_credentials
 from tandem_core.service_settings import ServiceSettings
 from tandem_core.settings import ConfigError
 
@@ -60,7 +61,8 @@ class Service:
 
     register: adds the servicers to a server and returns their full service names.
     share_port: another process of ours may listen on the port, while one of the two lets its connections go.
-    Nothing is bound before `start`.
+    admin: the port is for operators: it is on `admin_host`, and where there are tokens it asks for the scope admin.
+    Raises ConfigError for TLS and token files that cannot be used. Nothing is bound before `start`.
     """
 
     def __init__(
@@ -70,16 +72,21 @@ class Service:
         port: int,
         *,
         share_port: bool = False,
+        admin: bool = False,
     ) -> None:
         self._settings = settings
+        self._host = settings.admin_host if admin else settings.host
+        self._credentials = server_credentials(settings.server_certificates())
         self._stopping = threading.Event()
         self._saying = threading.Lock()
         self._health = _Health()
         pool = WorkPool(settings.threads)
         admission = AdmissionInterceptor(pool, settings.max_concurrent_rpcs)
+        most = settings.max_connections
+        first, last = interceptors(settings, admin=admin)
         self._server = grpc.server(
             pool,
-            interceptors=[admission, ErrorInterceptor()],
+            interceptors=[*first, admission, ErrorInterceptor(), *last],
             options=[
                 ("grpc.so_reuseport", int(share_port)),  # else a second server on the port is a mistake, and must fail
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -87,6 +94,8 @@ class Service:
                 ("grpc.max_connection_age_grace_ms", int(settings.grace_s * 1000)),
                 ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.max_concurrent_streams", settings.max_connection_streams),
+                *([] if most is None else [("grpc.max_allowed_incoming_connections", most)]),
             ],
         )
         self._names = list(register(self._server))
@@ -99,9 +108,12 @@ class Service:
     def start(self, *, serving: bool) -> None:
         """Bind the port and serve; raises ConfigError where the port is not to be had. serving: what health says."""
         self.set_serving(serving)
-        address = f"{self._settings.host}:{self.port}"
+        address = f"{self._host}:{self.port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {address}: the port is taken, or the host is not ours") from error
         self._server.start()

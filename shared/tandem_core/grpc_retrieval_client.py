@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -15,11 +16,13 @@ from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, InvalidRequest, UpstreamUnavailable
+from tandem_core.grpc_access import Access, Authorized, Metadata
 from tandem_core.grpc_client import ReadCaller, open_channel, several_addresses
 from tandem_core.grpc_filter import filter_message
 from tandem_core.grpc_parse_ranking import parse_candidates
 from tandem_core.query import Query, Regime
 from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.watched_files import WatchedFiles
 
 SERVICE = "tandem.retrieval.v1.RetrievalService"
 
@@ -53,25 +56,40 @@ class CircuitBreaker:
             self._closed_again = time.monotonic() + self._open_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A channel and what it was opened with."""
+
+    credentials: grpc.ChannelCredentials | None
+    channel: grpc.Channel
+    stub: retrieval_pb2_grpc.RetrievalServiceStub
+
+
 @dataclass(slots=True)
 class RetrievalClient:
-    """Calls a retrieval service. timeout_s: the longest a call may take, whatever the caller's own deadline."""
+    """Calls a retrieval service. timeout_s: the longest a call may take, whatever the caller's own deadline.
+
+    Changed certificates are used from then on, over a new connection; so is a changed token. Raises ConfigError.
+    """
 
     target: str
     timeout_s: float
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     share: float = 0.7  # of the remaining deadline: the rest is for scoring and rules
     hedging: bool = True  # where the target names several addresses
+    access: Access = field(default_factory=Access)
     caller: ReadCaller = field(init=False)
-    _channel: grpc.Channel = field(init=False)
-    _stub: retrieval_pb2_grpc.RetrievalServiceStub = field(init=False)
+    _credentials: WatchedFiles[grpc.ChannelCredentials | None] = field(init=False)
+    _metadata: WatchedFiles[Metadata] = field(init=False)
+    _line: _Line = field(init=False)
+    _opening: threading.Lock = field(init=False, default_factory=threading.Lock)
     _state: str = field(init=False, default="idle")
 
     def __post_init__(self) -> None:
         self.caller = ReadCaller(hedges=self.hedging and several_addresses(self.target))
-        self._channel = open_channel(self.target, SERVICE)
-        self._channel.subscribe(self._note_state, try_to_connect=True)
-        self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
+        self._credentials = self.access.watch_credentials()
+        self._metadata = self.access.watch_metadata()
+        self._line = self._open()
 
     @property
     def state(self) -> str:
@@ -90,14 +108,32 @@ class RetrievalClient:
         timeout_s = min(self.timeout_s, self.share * budget.remaining())
         try:
             request = _request(context, query, list(bundles))
-            response = self.caller.call(self._stub.Retrieve, request, timeout_s)
+            response = self.caller.call(self._method(), request, timeout_s)
         except grpc.RpcError as error:
             raise self._translated(error, short=timeout_s < self.timeout_s) from error
         self.breaker.succeeded()
         return _retrieved(response, bundles)
 
     def close(self) -> None:
-        self._channel.close()
+        self._line.channel.close()
+
+    def _method(self) -> Any:
+        """Return the stub's method, over a new channel where certificates have changed."""
+        if self._credentials.get() is not self._line.credentials:
+            with self._opening:
+                if self._credentials.get() is not self._line.credentials:
+                    before, self._line = self._line, self._open()
+                    last = threading.Timer(2 * self.timeout_s, before.channel.close)  # calls are on their way over it
+                    last.daemon = True
+                    last.start()
+        method = self._line.stub.Retrieve
+        return Authorized(method, metadata) if (metadata := self._metadata.get()) else method
+
+    def _open(self) -> _Line:
+        credentials = self._credentials.get()
+        channel = open_channel(self.target, SERVICE, self.access, credentials)
+        channel.subscribe(self._note_state, try_to_connect=True)
+        return _Line(credentials, channel, retrieval_pb2_grpc.RetrievalServiceStub(channel))
 
     def _translated(self, error: grpc.RpcError, *, short: bool) -> Exception:
         """Return what an error means. short: the caller's own deadline left less than `timeout_s`."""

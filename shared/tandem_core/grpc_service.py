@@ -51,6 +51,7 @@ def run_service(module: str, kind: type[SettingsT], parts: Callable[[SettingsT],
     log_to_stderr(settings.log_level)
     with config_errors_end_it():
         if given.role is None:
+            settings.check_files()  # later, a process that finds them wrong is started again until they are mended
             ServiceSupervisor(settings, [sys.executable, "-m", module, *rest]).run()
             return
         upwards = Wire(socket.socket(fileno=given.wire))

@@ -56,7 +56,7 @@ class Side:
             bundle_pb2_grpc.add_BundleServiceServicer_to_server(servicer, server)
             return [bundle_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name]
 
-        service = Service(self._settings, register, self._settings.admin_port)
+        service = Service(self._settings, register, self._settings.admin_port, admin=True)
         service.start(serving=True)
         log.info("admin listening", extra={"admin_port": service.port})
         return service
