@@ -70,6 +70,10 @@ $(BUF): | $(STAMP)
 	@mkdir -p $(VENV)/node
 	@npm install --prefix $(VENV)/node --no-fund --no-audit --loglevel=error @bufbuild/buf@$(BUF_VERSION) >/dev/null
 
+.PHONY: audit
+audit: $(STAMP) ## Known holes and licences of what the services and callers install
+	@$(BIN)/python deploy/audit.py
+
 .PHONY: constraints
 constraints: $(STAMP) ## Renew constraints.txt from the environment
 	@{ echo "# Versions that were tested together. Renewed by: make constraints"; \

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, off_policy, offline, online, simulate, tokens
+from tandem_cli import bench, bundles, doctor, off_policy, offline, online, simulate, tokens
 from tandem_cli.access import with_access
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
 app.command("serve")(online.serve)
 app.command("stub")(online.stub)
+app.command("doctor")(with_access(doctor.doctor))
 app.command("recommend")(with_access(online.recommend))
 app.command("similar")(with_access(online.similar))
 app.command("embeddings")(with_access(online.embeddings))
