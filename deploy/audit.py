@@ -1,7 +1,7 @@
 """Known holes and licences of all packages that run in production: what `make audit` does.
 
-Exit 1 where a package has a known hole, or a licence that is refused or unknown. Holes are looked up by pip-audit; where
-its service cannot be reached, that is said and is no failure. What only development installs may have any licence.
+Exit 1 where a package has a known hole, or a licence that is refused or unknown. Holes are looked up by pip-audit;
+where its service cannot be reached, that is said and is no failure. What only development installs is not looked at.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ RUNTIME = ("serving", "testing", "redis", "s3", "tracing")
 REFUSED = re.compile(
     r"GPL|GNU (Lesser|General|Affero)|Affero|SSPL|BUSL|Business Source|Commons Clause|EUPL|CC-BY-(NC|SA)", re.I
 )
-KNOWN = re.compile(r"MIT|BSD|Apache|ISC|Python Software Foundation|PSF|Zlib|Unlicense|CC0|MPL|Mozilla Public", re.I)
-# Packages whose metadata says nothing; read in the source distribution.
+KNOWN = re.compile(r"\bMIT\b|BSD|Apache|ISC|Python Software Foundation|PSF|Zlib|Unlicense|CC0|MPL|Mozilla Public", re.I)
+# Packages whose metadata says nothing: read in the LICENSE that they bring.
 READ = {"hnswlib": "Apache-2.0"}
 
 
@@ -91,7 +91,7 @@ def holes(packages: Sequence[str]) -> list[str] | None:
         sys.stdout.write(done.stderr[-400:])
         return None
     return [
-        f"{package['name']} {package.get('version', '')}: {hole['id']}, mended in {hole['fix_versions'] or 'no version'}"
+        f"{package['name']} {package['version']}: {hole['id']}, mended in {hole['fix_versions'] or 'no version'}"
         for package in report["dependencies"]
         for hole in package.get("vulns", ())
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def test_certificates_and_tokens_are_looked_at_before_they_fail(
         tls_cert=soon,
         tls_key=soon_key,
         host="0.0.0.0",
-        ranking={"retrieval_token_file": tmp_path / "none"},  # noqa: S104
+        ranking={"retrieval_token_file": tmp_path / "none"},
     )
     report = Report("--config", open_to_all)
     assert "soon.pem expires at" in report.doubtful["security: ranking TLS"]
@@ -189,10 +189,10 @@ def doctor_services_sees(port: int) -> bool:
 
 
 @pytest.fixture
-def both(launch: Any, registry: Registry, trained: Any) -> Iterator[tuple[Any, Any]]:
+def both(launch: Any, registry: Registry, trained: Any) -> tuple[Any, Any]:
     retrieval = launch.service("retrieval", registry=registry.root)
     ranking = launch.service("ranking", registry=registry.root, retrieval_target=f"ipv4:{retrieval.target}")
-    yield retrieval.wait_serving(), ranking.wait_serving()
+    return retrieval.wait_serving(), ranking.wait_serving()
 
 
 def test_services_that_run_are_asked_for_health_bundle_and_connection(
