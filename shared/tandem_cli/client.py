@@ -60,6 +60,14 @@ def ask_over(channel: grpc.Channel, target: str, asking: Asking, timeout_s: floa
         return stub.Recommend(asking.request(), timeout=timeout_s)
 
 
+def ask_explanation(
+    target: str, request: ranking_pb2.ExplainItemRequest, timeout_s: float
+) -> ranking_pb2.ExplainItemResponse:
+    """Return the answer of the ranking service at `target`; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        return ranking_pb2_grpc.RankingServiceStub(channel).ExplainItem(request, timeout=timeout_s)
+
+
 def ask_similar(
     target: str, request: retrieval_pb2.SimilarItemsRequest, timeout_s: float
 ) -> retrieval_pb2.SimilarItemsResponse:

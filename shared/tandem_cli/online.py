@@ -77,6 +77,27 @@ def recommend(
     out.print(recommendation_table(response, f"user {user or '(nobody)'}"))
 
 
+def explain(
+    item: Annotated[str, typer.Argument(help="Item id: why is it in the list, or not?")],
+    user: Annotated[str, typer.Option(help="User id; one nobody knows is fine.")] = "",
+    k: Annotated[int, typer.Option("--k", help="Length of the list, 1 to 500.")] = 20,
+    placement: str = "",
+    target: Annotated[str, typer.Option(help="Address of the ranking service.")] = "127.0.0.1:50052",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds.")] = 5.0,
+) -> None:
+    """Ask the ranking service why an item is or is not recommended to a user, and print it."""
+    from tandem.ranking.v1 import ranking_pb2  # noqa: PLC0415
+    from tandem_cli.client import Asking, NotAnswered, ask_explanation  # noqa: PLC0415
+    from tandem_cli.show import explanation_table  # noqa: PLC0415
+
+    if not 1 <= k <= 500:
+        fail(f"--k is {k}; a list has 1 to 500 items")
+    request = ranking_pb2.ExplainItemRequest(request=Asking(user, k, placement=placement).request(), item_id=item)
+    with user_errors(NotAnswered):
+        response = ask_explanation(target, request, timeout)
+    out.print(explanation_table(response, item))
+
+
 def similar(
     item: Annotated[list[str], typer.Argument(help="Item ids, 1 to 50; the answer is near to their mean.")],
     k: Annotated[int, typer.Option("--k", help="Length of the list, 1 to 500.")] = 20,

@@ -96,15 +96,6 @@ def test_exactly_the_calls_that_the_readme_lists_are_unimplemented(running: dict
     assert nowhere == listed
 
 
-@pytest.mark.parametrize("method", [f"{RANKING}/ExplainItem"])
-def test_an_unbuilt_call_says_where_to_read_on(running: dict[str, Offered], method: str) -> None:
-    stub = running[method.partition("/")[0]].channel.unary_unary(
-        f"/{method}", request_serializer=empty_pb2.Empty.SerializeToString
-    )
-    with pytest.raises(grpc.RpcError, match=re.escape("protos/README.md")):
-        stub(empty_pb2.Empty())
-
-
 EXAMPLES: dict[str, dict[str, Any]] = {
     "seen_policy.served_within": {"seen_policy": {"served_within": {"seconds": 60}}},
     "seen_policy.served_mode": {"seen_policy": {"served_mode": 1}},
