@@ -25,9 +25,9 @@ class Explained:
     """Where an item stands, or what lost it.
 
     position: 1 is the top, 0 not in the list. lost_at: "" where it is in the list; otherwise "filter:<which>" (it was
-    not eligible), "policy:<which>" (the placement's own filter), "source" (no source found it), "merge" (a source found it, and too low to become a candidate),
-    "rule:<which>" (a rule dropped it or moved it out), or "score" (never high enough). parts: what each source said of
-    it (stage "source:<name>"), then what each stage of ranking did to it.
+    not eligible), "policy:<which>" (the placement's own filter), "source" (no source found it), "merge" (a source found
+    it, and too low to become a candidate), "rule:<which>" (a rule dropped it or moved it out), or "score" (never high
+    enough). parts: what each source said of it (stage "source:<name>"), then what each stage of ranking did to it.
     """
 
     position: int
