@@ -77,17 +77,20 @@ class Service:
     """One gRPC server around a registry of bundles.
 
     register: adds the servicers to a server and returns their full service names. They are SERVING while a bundle is
-    loaded. Nothing is bound before `start`.
+    loaded, or always where needs_bundle is False or bundles is None. Nothing is bound before `start`.
     """
 
     def __init__(
         self,
         settings: ServiceSettings,
-        bundles: ServingBundles[Any],
+        bundles: ServingBundles[Any] | None,
         register: Callable[[grpc.Server], Sequence[str]],
+        *,
+        needs_bundle: bool = True,
     ) -> None:
         self._settings = settings
         self._bundles = bundles
+        self._needs_bundle = needs_bundle and bundles is not None
         self._stopping = threading.Event()
         self._saying = threading.Lock()
         self._health = _Health()
@@ -115,17 +118,21 @@ class Service:
         Raises ConfigError where the port is not to be had.
         """
         self._set_serving(False)
-        self._bundles.refresh()
+        if self._bundles is not None:
+            self._bundles.refresh()
         address = f"{self._settings.host}:{self._settings.port}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {address}: the port is taken, or the host is not ours") from error
         self._server.start()
-        self._set_serving(bool(self._bundles.held.loaded))
-        threading.Thread(target=self._watch, name="registry-watch", daemon=True).start()
-        held = self._bundles.held
-        log.info("listening", extra={"port": self.port, "bundle_id": held.current_id, "refusal": held.refusal})
+        self._set_serving(self._ready())
+        about: dict[str, object] = {"port": self.port}
+        if self._bundles is not None:
+            threading.Thread(target=self._watch, args=(self._bundles,), name="registry-watch", daemon=True).start()
+            held = self._bundles.held
+            about |= {"bundle_id": held.current_id, "refusal": held.refusal}
+        log.info("listening", extra=about)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain; raises ConfigError as `start` does."""
@@ -151,14 +158,17 @@ class Service:
         stopped.wait()
         log.info("stopped", extra={"port": self.port})
 
-    def _watch(self) -> None:
+    def _ready(self) -> bool:
+        return not self._needs_bundle or (self._bundles is not None and bool(self._bundles.held.loaded))
+
+    def _watch(self, bundles: ServingBundles[Any]) -> None:
         """Look for a new bundle every few seconds; sleeps in between, so requests do not feel it."""
         while not self._stopping.wait(self._settings.bundle_poll_s):
             try:
-                self._bundles.refresh()
+                bundles.refresh()
             except Exception:  # the watcher must outlive whatever it meets: the old bundle goes on serving
                 log.exception("looking for a new bundle failed")
-            self._set_serving(bool(self._bundles.held.loaded))
+            self._set_serving(self._ready())
 
     def _set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse

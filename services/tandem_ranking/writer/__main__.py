@@ -1,0 +1,44 @@
+"""python -m tandem_ranking.writer --config FILE: run the writer process until SIGTERM."""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and its libraries are imported: their threads fight over the cores that serve other requests.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import sys
+
+import grpc
+
+from tandem.events.v1 import events_pb2, events_pb2_grpc
+from tandem_core.grpc_process import Service
+from tandem_core.logs import log_to_stderr
+from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
+from tandem_core.stores.open import open_store
+from tandem_ranking.writer.config import WriterSettings
+from tandem_ranking.writer.event_servicer import EventServicer
+
+
+def build(settings: WriterSettings) -> Service:
+    """Wire the process up; nothing is opened or bound yet. Raises ConfigError for a wrong store."""
+    events = EventServicer(open_store(settings.store))
+
+    def register(server: grpc.Server) -> list[str]:
+        events_pb2_grpc.add_EventServiceServicer_to_server(events, server)
+        return [events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name]
+
+    # Events are taken in whether or not there is a bundle.
+    return Service(settings, None, register)
+
+
+def main() -> None:
+    settings = settings_from_arguments(WriterSettings, sys.argv[1:])
+    log_to_stderr(settings.log_level)
+    with config_errors_end_it():
+        build(settings).run()
+
+
+if __name__ == "__main__":
+    main()

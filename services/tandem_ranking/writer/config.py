@@ -1,0 +1,18 @@
+"""Settings of the writer process."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from tandem_core.grpc_process import ServiceSettings
+
+
+class WriterSettings(ServiceSettings):
+    """Environment: TANDEM_WRITER_PORT and so on."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="TANDEM_WRITER_")
+
+    port: int = Field(default=50053, ge=0, le=65535)
+    # Calls wait for the disk, not for a core: all that wait together share one commit.
+    threads: int = Field(default=16, ge=1, le=256)
