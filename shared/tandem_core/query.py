@@ -54,6 +54,15 @@ class UserEvents:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def take(self, places: NDArray[np.intp]) -> UserEvents:
+        """Return the events at `places`, in that order."""
+        return UserEvents(
+            [self.item_ids[i] for i in places.tolist()],
+            self.timestamps[places],
+            [self.event_types[i] for i in places.tolist()],
+            self.values[places],
+        )
+
     def merged_with(self, other: UserEvents) -> UserEvents:
         """Return both as one, oldest first; at equal times the other's come later."""
         if not len(other):

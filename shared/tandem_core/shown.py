@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core.candidates import CandidateBatch
 from tandem_core.catalog import Catalog
 
 IMPRESSION = "impression"  # the event type that says "shown", not "chosen"
@@ -71,3 +72,17 @@ class ShownItems:
             impressions[hit] = self.counts[found[hit]]
             age[hit] = np.maximum(now_ms - self.last_ms[found[hit]], 0) / 1000
         return {"impressions": impressions, "last_shown_age_s": age}
+
+
+def with_shown(batch: CandidateBatch, shown: ShownItems, catalog: Catalog, now_ms: int) -> CandidateBatch:
+    """Return the batch with columns impressions and last_shown_age_s, or as it is where nothing was shown."""
+    return batch.with_columns(shown.columns(catalog, batch.rows, now_ms)) if len(shown) else batch
+
+
+def lowered(batch: CandidateBatch, rows: NDArray[np.int32], factor: float) -> CandidateBatch:
+    """Return the batch with the scores of `rows` brought down to `factor` of their height above the lowest score."""
+    hit = np.isin(batch.rows, rows) & np.isfinite(batch.scores)
+    if not hit.any():
+        return batch
+    floor = batch.scores[np.isfinite(batch.scores)].min()
+    return batch.with_scores(np.where(hit, floor + (batch.scores - floor) * np.float32(factor), batch.scores))
