@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
+from tandem_core.degradation import Degradation
+from tandem_core.dummy import dummy_slate
 from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED
@@ -17,8 +19,8 @@ from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_cand
 from tandem_core.grpc_render import degradations, ranked_items, serving_state
 from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
 from tandem_core.policy import PlacementPolicy
-from tandem_core.query import decision_id_of
-from tandem_core.ranking_pipeline import RankingPipeline, Retrieve
+from tandem_core.query import Query, decision_id_of
+from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
@@ -64,8 +66,13 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         pipeline = self._bundles.held.choose([wanted] if wanted else ())
         check_returned_attributes(request.return_attributes, pipeline.bundle.catalog)
         candidates, unknown = parse_candidates(request.candidates, pipeline.bundle.catalog)
-        query, missing = with_stored(query, self._store)
-        slate = pipeline.rank(query, candidates, budget)
+        missing: Sequence[Degradation] = ()
+        if request.validate_only:
+            pipeline.check(query)
+            slate = dummy_slate(pipeline.bundle, query, candidates)
+        else:
+            query, missing = with_stored(query, self._store)
+            slate = pipeline.rank(query, candidates, budget)
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
@@ -99,21 +106,15 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         held = self._bundles.held  # one look for the whole request: versions never mix
         current = held.choose()
         check_returned_attributes(request.return_attributes, current.bundle.catalog)
+        if request.validate_only:
+            current.check(query)
+            return _response(request, query, current.bundle, dummy_slate(current.bundle, query))
         query, missing = with_stored(query, self._store)
         bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
         retrieved = current.candidates(query, budget, self._way_to_retrieval(request, bundles))
         pipeline = held.choose([retrieved.bundle_id])
         slate = pipeline.arrange(query, retrieved, budget)
-        return ranking_pb2.RecommendResponse(
-            items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
-            bundle_id=slate.bundle_id,
-            decision_id=decision_id_of(query.request_id),
-            request_id=query.request_id,
-            regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
-            degradations=degradations([*missing, *slate.degradations]),
-            experiments=request.context.experiments,
-            empty_reason=slate.empty_reason,
-        )
+        return _response(request, query, pipeline.bundle, slate, missing)
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
         """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
@@ -126,6 +127,26 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return ranking_pb2.BatchRecommendResult(response=self._recommend(request, budget))
         except TandemError as error:
             return ranking_pb2.BatchRecommendResult(error=to_call_error(error))
+
+
+def _response(
+    request: ranking_pb2.RecommendRequest,
+    query: Query,
+    bundle: Bundle,
+    slate: Slate,
+    missing: Sequence[Degradation] = (),
+) -> ranking_pb2.RecommendResponse:
+    """Return the answer of Recommend. missing: degradations from before the pipeline."""
+    return ranking_pb2.RecommendResponse(
+        items=ranked_items(slate, bundle.catalog, request.return_attributes),
+        bundle_id=slate.bundle_id,
+        decision_id=decision_id_of(query.request_id),
+        request_id=query.request_id,
+        regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
+        degradations=degradations([*missing, *slate.degradations]),
+        experiments=request.context.experiments,
+        empty_reason=slate.empty_reason,
+    )
 
 
 def _now_ms() -> int:

@@ -116,6 +116,11 @@ class RankingPipeline:
         empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
         return self.arrange(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
 
+    def check(self, query: Query) -> None:
+        """Raise InvalidRequest where the query names a placement or a column that there is not."""
+        self._policy(query)
+        check_query(self.bundle, query)
+
     def _policy(self, query: Query) -> PlacementPolicy:
         if (policy := self._policies.get(query.placement)) is None:
             known = ", ".join(sorted(self._policies))
