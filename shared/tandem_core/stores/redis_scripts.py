@@ -19,8 +19,8 @@ redis.call('SET', p .. 'arrival_ms', string.format('%.0f', arrival))
 for i = 7, #ARGV, 6 do
   local insert_id, user, hash, time = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local shown, payload = ARGV[i + 4] == '1', ARGV[i + 5]
+  local forgotten = time ~= '' and redis.call('ZSCORE', p .. 'suppressed', hash)
   if time == '' then time = string.format('%.0f', arrival) end
-  local forgotten = redis.call('ZSCORE', p .. 'suppressed', hash)
   if forgotten and tonumber(time) <= tonumber(forgotten) then
     outcomes[#outcomes + 1] = 3
   elseif insert_id ~= '' and not redis.call('SET', p .. 'insert:' .. insert_id, '1', 'NX', 'PX', ARGV[6]) then

@@ -92,7 +92,7 @@ class SqliteStore:
             forgotten = self._forgotten(connection, {event.user_id for event in events})
             if forgotten:
                 for i, event in enumerate(events):
-                    if _time(event, arrival) <= forgotten.get(event.user_id, -1):
+                    if event.timestamp_ms is not None and event.timestamp_ms <= forgotten.get(event.user_id, -1):
                         outcomes[i] = Outcome.FORGOTTEN
             wanted = [event for event, outcome in zip(events, outcomes, strict=True) if outcome is Outcome.STORED]
             before = connection.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]

@@ -201,7 +201,9 @@ class StoreContract:
         sent_again = store.add_events([event("a", 5, insert_id="x"), event("b", user="bob")])
         assert sent_again == [Outcome.FORGOTTEN, Outcome.STORED]
         assert items(store) == []
-        assert store.add_events([event("n", done.time_ms + 1, insert_id="x")]) == [Outcome.STORED]
+        assert store.add_events([event("now", None, user="eve"), event("now", None)]) == [Outcome.STORED] * 2
+        assert store.forget("ann").events == 1
+        assert store.add_events([event("n", done.time_ms + 10**9, insert_id="x")]) == [Outcome.STORED]
         assert items(store) == ["n"]
         assert store.forgotten_among(["ann"]) == {"ann"}, "still kept out of training"
 
