@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, offline, online
+from tandem_cli import bench, bundles, events, offline, online
 
 app = typer.Typer(
     help="A recommender that backends call over gRPC.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -25,6 +25,9 @@ app.command("train")(offline.train)
 app.command("evaluate")(offline.evaluate)
 app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
+app.command("export-events")(events.export_events)
+app.command("write-event")(events.write_event)
+app.command("forget-user")(events.forget_user)
 app.command("serve")(online.serve)
 app.command("stub")(online.stub)
 app.command("recommend")(online.recommend)
