@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ SERVICES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tan
 SERVICES["writer"] = "tandem.events.v1.EventService"
 MODULES = {"writer": "tandem_ranking.writer"}  # the others are tandem_<name>
 START_S = 30.0  # a start takes about a second; a busy machine may take longer
-FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0}
+FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0, "max_connection_age_s": 1.0}
 LOG_TAIL = 8000
 
 
@@ -117,8 +118,24 @@ class Running:
         until(lambda: self.health() == "SERVING", timeout_s, f"{self.name} serving")
         return self
 
+    def tree(self) -> list[int]:
+        """Return the ids of the process and all below it."""
+        found = [self.process.pid]
+        for pid in found:  # grows while it is gone through
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, _read(children).split())
+        return found
+
+    def members(self, role: str) -> list[int]:
+        """Return the ids of the living processes of a role: "loader", "worker" or "side"."""
+        names = {pid: _read(Path(f"/proc/{pid}/comm")).strip() for pid in self.tree()}
+        return [pid for pid, name in names.items() if name == f"tandem-{role}"]
+
     def kill(self) -> None:
-        self.process.kill()
+        """Kill the process and all below it at once."""
+        for pid in self.tree():
+            with suppress(ProcessLookupError):  # its parent may have taken it along
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
 
     def terminate(self) -> int:
@@ -135,6 +152,14 @@ class Running:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+def _read(path: Path) -> str:
+    """Return a file of /proc; "" where its process or thread has ended meanwhile."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 class Launcher:

@@ -8,6 +8,9 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
+import logging
+import signal
+import socket
 import sys
 
 import grpc
@@ -20,6 +23,8 @@ from tandem_core.stores.open import open_store
 from tandem_ranking.writer.config import WriterSettings
 from tandem_ranking.writer.event_servicer import EventServicer
 
+log = logging.getLogger(__name__)
+
 
 def build(settings: WriterSettings) -> Service:
     """Wire the process up; nothing is opened or bound yet. Raises ConfigError for a wrong store."""
@@ -29,15 +34,29 @@ def build(settings: WriterSettings) -> Service:
         events_pb2_grpc.add_EventServiceServicer_to_server(events, server)
         return [events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name]
 
-    # Events are taken in whether or not there is a bundle.
-    return Service(settings, None, register)
+    return Service(settings, register, settings.port)
+
+
+def run(service: Service) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; raises ConfigError where the port is not to be had."""
+    # A socket and no Event. The kernel may give the signal to a thread of grpc, and Python runs handlers only when
+    # this thread wakes, which it then never does.
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    service.start(serving=True)  # events are taken in whether or not there is a bundle
+    log.info("listening", extra={"port": service.port})
+    told.recv(1)
+    service.stop()
 
 
 def main() -> None:
     settings = settings_from_arguments(WriterSettings, sys.argv[1:])
     log_to_stderr(settings.log_level)
     with config_errors_end_it():
-        build(settings).run()
+        run(build(settings))
 
 
 if __name__ == "__main__":
