@@ -18,17 +18,23 @@ class Part(enum.StrEnum):
     BOTH = "both"
     RETRIEVAL = "retrieval"
     RANKING = "ranking"
+    WRITER = "writer"
 
 
 def serve(
-    part: Annotated[Part, typer.Argument(help="One service, or both under one supervisor.")] = Part.BOTH,
+    part: Annotated[Part, typer.Argument(help="One process, or all under one supervisor.")] = Part.BOTH,
     config: Annotated[
-        Path | None, typer.Option(help="TOML with tables [retrieval] and [ranking]; default: built-in settings.")
+        Path | None,
+        typer.Option(help="TOML with tables [retrieval], [ranking], [writer]; default: built-in settings."),
     ] = None,
     registry: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("bundles"),
     store: Annotated[str, typer.Option(help="User store; events and attributes.")] = "sqlite:///store.db",
     retrieval_port: Annotated[int, typer.Option(min=1, max=65535)] = 50051,
     ranking_port: Annotated[int, typer.Option(min=1, max=65535)] = 50052,
+    writer_port: Annotated[int, typer.Option(min=1, max=65535)] = 50053,
+    decisions: Annotated[
+        Path | None, typer.Option(help="Folder for decision records, for replay and explanations; default: none.")
+    ] = None,
 ) -> None:
     """Run the services until Ctrl-C or SIGTERM; both are drained before they end."""
     from tandem_cli.serve import children  # noqa: PLC0415
@@ -36,7 +42,7 @@ def serve(
     from tandem_core.settings import ConfigError  # noqa: PLC0415
 
     with user_errors(ConfigError):
-        wanted = children(config, registry, store, retrieval_port, ranking_port)
+        wanted = children(config, registry, store, retrieval_port, ranking_port, writer_port, decisions)
     Supervisor([child for child in wanted if part in (Part.BOTH, child.name)]).run()
 
 

@@ -18,6 +18,7 @@ from tandem_core.policy import PlacementPolicy
 from tandem_core.query import Query, Regime, Seen, UserEvents, decision_id_of
 from tandem_core.ranking_pipeline import Slate
 from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.shown import ShownItems
 
 FORMAT = 1
 
@@ -179,6 +180,11 @@ def _query(query: Query) -> dict[str, Any]:
         "seed_item_ids": list(query.seed_item_ids),
         "attributes": dict(query.attributes),
         "context": dict(query.context),
+        "served": query.served.name,
+        "served_within_s": query.served_within_s,
+        "shown_item_ids": list(query.shown.item_ids),
+        "shown_counts": _array(query.shown.counts),
+        "shown_last": _array(query.shown.last_ms),
         "event_item_ids": list(query.events.item_ids),
         "event_types": list(query.events.event_types),
         "event_times": _array(query.events.timestamps),
@@ -202,6 +208,9 @@ def _to_query(record: Mapping[str, Any]) -> Query:
         seed_item_ids=query["seed_item_ids"],
         attributes=query["attributes"],
         context=query["context"],
+        served=Seen[query["served"]],
+        served_within_s=query["served_within_s"],
+        shown=ShownItems(query["shown_item_ids"], _to_array(query["shown_counts"]), _to_array(query["shown_last"])),
         events=UserEvents(
             query["event_item_ids"],
             _to_array(query["event_times"]),

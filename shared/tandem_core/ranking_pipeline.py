@@ -27,6 +27,7 @@ from tandem_core.rule_build import build_chain
 from tandem_core.rule_chain import RuleChain
 from tandem_core.rule_trace import Stage
 from tandem_core.rules.base import RuleRequest
+from tandem_core.shown import lowered, with_shown
 from tandem_core.sources.base import Found
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class RankingPipeline:
     ) -> Slate:
         policy, chain = self._policy(query), self.chain(query)
         batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
+        batch = self._served(batch, query, policy)
         diverse = budget.remaining() >= policy.diversity_needs_s
         arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse, trace=trace)
         if not diverse and chain.diversity:
@@ -195,6 +197,14 @@ class RankingPipeline:
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)
+
+    def _served(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy) -> CandidateBatch:
+        """Add what rules read of earlier impressions, and lower what was shown within the time the request names."""
+        batch = with_shown(batch, query.shown, self.bundle.catalog, query.now_ms)
+        if query.served is Seen.DISCOUNT and query.served_within_s:
+            rows = query.shown.rows_within(self.bundle.catalog, query.now_ms, query.served_within_s)
+            batch = lowered(batch, rows, policy.seen_factor)
+        return batch
 
 
 def _traced(found: CandidateBatch, scored: CandidateBatch, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
