@@ -24,7 +24,7 @@ def children(config: Path | None, registry: Path, store: str, retrieval_port: in
             "port": ranking_port,
             "registry": registry,
             "store": store,
-            "retrieval_target": f"ipv4:127.0.0.1:{retrieval_port}",
+            "retrieval_target": _addresses(tables.get("retrieval", {}), retrieval_port),
         },
     }
     # Each service reads its table itself, since it refuses what it does not know; in the environment the rest.
@@ -38,6 +38,12 @@ def children(config: Path | None, registry: Path, store: str, retrieval_port: in
         )
         for name in SERVICES
     ]
+
+
+def _addresses(retrieval: Mapping[str, Any], port: int) -> str:
+    """Return the target that names every worker of retrieval."""
+    ports = retrieval.get("ports") or [port + k for k in range(retrieval.get("workers", 1))]
+    return "ipv4:" + ",".join(f"127.0.0.1:{each}" for each in ports)
 
 
 def _environment(service: str, settings: Mapping[str, object]) -> dict[str, str]:
