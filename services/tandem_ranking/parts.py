@@ -25,7 +25,7 @@ from tandem_ranking.servicer import RankingServicer
 
 def parts(settings: RankingSettings) -> ServiceParts:
     """Return how to load and serve; raises ConfigError for a wrong policy or store."""
-    registry = Registry(settings.registry)
+    registry = Registry(settings.local_registry())
     experiments = load_experiments(settings.policy_file, load_policies(settings.policy_file))
     open_store(settings.store).close()  # a wrong one must end the start, not each worker
 
