@@ -16,6 +16,7 @@ from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.bundle import load_bundle
 from tandem_core.grpc_process import Service
 from tandem_core.grpc_retrieval_client import RetrievalClient
+from tandem_core.live.serving import LiveServing
 from tandem_core.logs import log_to_stderr
 from tandem_core.policy import load_policies
 from tandem_core.ranking_pipeline import RankingPipeline
@@ -23,6 +24,7 @@ from tandem_core.registry import Registry
 from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.open import open_store
+from tandem_core.stores.open_live import open_live_store
 from tandem_ranking.config import RankingSettings
 from tandem_ranking.servicer import RankingServicer
 
@@ -31,12 +33,12 @@ def build(settings: RankingSettings) -> Service:
     """Wire the service up; nothing is loaded or bound yet. Raises ConfigError for a wrong policy or store."""
     registry = Registry(settings.registry)
     policies = load_policies(settings.policy_file)
+    live = LiveServing(open_live_store(settings.store), lambda bundle: RankingPipeline(bundle, policies))
     bundles = ServingBundles(
-        registry,
-        lambda bundle_id: RankingPipeline(load_bundle(registry.path_of(bundle_id), retrieval=False), policies),
+        registry, lambda bundle_id: live.load(load_bundle(registry.path_of(bundle_id), retrieval=False))
     )
     retrieval = RetrievalClient(settings.retrieval_target, settings.retrieval_timeout_ms / 1000)
-    servicer = RankingServicer(bundles, open_store(settings.store), retrieval, policies)
+    servicer = RankingServicer(live.over(bundles), open_store(settings.store), retrieval, policies)
 
     def register(server: grpc.Server) -> list[str]:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)

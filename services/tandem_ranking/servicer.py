@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import grpc
 
@@ -19,7 +19,7 @@ from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
 from tandem_core.policy import PlacementPolicy
 from tandem_core.query import decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve
-from tandem_core.serving_bundles import ServingBundles
+from tandem_core.serving_bundles import Held, HoldsBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
 
@@ -29,7 +29,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
 
     def __init__(
         self,
-        bundles: ServingBundles[RankingPipeline],
+        bundles: HoldsBundles[RankingPipeline],
         store: UserStore,
         retrieval: RetrievalClient,
         policies: Mapping[str, PlacementPolicy],
@@ -100,9 +100,9 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         current = held.choose()
         check_returned_attributes(request.return_attributes, current.bundle.catalog)
         query, missing = with_stored(query, self._store)
-        bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
-        retrieved = current.candidates(query, budget, self._way_to_retrieval(request, bundles))
-        pipeline = held.choose([retrieved.bundle_id])
+        answering = _Answering(self._bundles, held)
+        retrieved = current.candidates(query, budget, self._way_to_retrieval(request, answering))
+        pipeline = answering.pipeline(retrieved.bundle_id)
         slate = pipeline.arrange(query, retrieved, budget)
         return ranking_pb2.RecommendResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
@@ -126,6 +126,34 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return ranking_pb2.BatchRecommendResult(response=self._recommend(request, budget))
         except TandemError as error:
             return ranking_pb2.BatchRecommendResult(error=to_call_error(error))
+
+
+class _Answering(Mapping[str, Bundle]):
+    """The bundles of one request, each in the version that its candidates are read with.
+
+    Retrieval may know of a change that came after this request: its candidates are read with what is known when they
+    come, and then scored with the same.
+    """
+
+    def __init__(self, bundles: HoldsBundles[RankingPipeline], held: Held[RankingPipeline]) -> None:
+        self._bundles = bundles
+        self._pipelines = dict(held.loaded)
+
+    def pipeline(self, bundle_id: str) -> RankingPipeline:
+        return self._pipelines[bundle_id]
+
+    def __getitem__(self, bundle_id: str) -> Bundle:
+        if bundle_id not in self._pipelines:
+            raise KeyError(bundle_id)
+        newest = dict(self._bundles.held.loaded)
+        self._pipelines[bundle_id] = newest.get(bundle_id, self._pipelines[bundle_id])
+        return self._pipelines[bundle_id].bundle
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pipelines)
+
+    def __len__(self) -> int:
+        return len(self._pipelines)
 
 
 def _now_ms() -> int:

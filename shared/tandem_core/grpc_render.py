@@ -33,7 +33,7 @@ def candidate_list(batch: CandidateBatch, bundle: Bundle, *, by_row: bool) -> ca
         masks |= np.where(ranks > 0, np.uint32(1 << bit), np.uint32(0))
         scores = batch.columns[f"score:{source}"]
         columns.append(candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist(), scores=scores.tolist()))
-    rows = batch.rows.tolist()
+    rows = (bundle.catalog.wire_rows(batch.rows) if by_row else batch.rows).tolist()
     return candidates_pb2.CandidateList(
         bundle_id=bundle.id,
         rows=rows if by_row else None,

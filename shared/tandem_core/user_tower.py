@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,12 @@ class UserTower:
         self._item_vectors = item_vectors
         # The exporter drops inputs that a model does not use, such as attributes of a data set without any.
         self._inputs = {node.name for node in self._session.get_inputs()}
+
+    def over(self, item_vectors: NDArray[np.float32]) -> UserTower:
+        """Return the same tower reading histories over other, or more, items."""
+        other = copy.copy(self)
+        other._item_vectors = item_vectors
+        return other
 
     def encode(self, users: Sequence[User]) -> NDArray[np.float32]:
         """Return float32 [B, D], unit length."""

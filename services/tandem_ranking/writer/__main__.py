@@ -12,25 +12,45 @@ import sys
 
 import grpc
 
+from tandem.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tandem.events.v1 import events_pb2, events_pb2_grpc
 from tandem_core.grpc_process import Service
+from tandem_core.live.encoder import ItemEncoder
 from tandem_core.logs import log_to_stderr
+from tandem_core.registry import Registry
 from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
+from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.open import open_store
+from tandem_core.stores.open_live import open_live_store
+from tandem_ranking.writer.catalog_servicer import CatalogServicer
 from tandem_ranking.writer.config import WriterSettings
 from tandem_ranking.writer.event_servicer import EventServicer
+from tandem_ranking.writer.reencoder import Reencoder
 
 
 def build(settings: WriterSettings) -> Service:
     """Wire the process up; nothing is opened or bound yet. Raises ConfigError for a wrong store."""
-    events = EventServicer(open_store(settings.store))
+    store, items = open_store(settings.store), open_live_store(settings.store)
+    events = EventServicer(store)
+    registry = Registry(settings.registry)
+
+    def load(bundle_id: str) -> ItemEncoder:
+        encoder = ItemEncoder.load(registry.path_of(bundle_id))
+        reencoder.look()
+        return encoder
+
+    encoders = ServingBundles(registry, load)
+    reencoder = Reencoder(encoders, items)
+    catalog = CatalogServicer(encoders, items, store)
 
     def register(server: grpc.Server) -> list[str]:
         events_pb2_grpc.add_EventServiceServicer_to_server(events, server)
-        return [events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name]
+        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, server)
+        services = {**events_pb2.DESCRIPTOR.services_by_name, **catalog_pb2.DESCRIPTOR.services_by_name}
+        return [service.full_name for service in services.values()]
 
-    # Events are taken in whether or not there is a bundle.
-    return Service(settings, None, register)
+    # Events are taken in whether or not there is a bundle; items need one to be encoded.
+    return Service(settings, encoders, register, needs_bundle=False)
 
 
 def main() -> None:

@@ -52,8 +52,7 @@ def nearest(index: VectorIndex, query: NDArray[np.float32], eligible: Eligibilit
         return index.vectors[rows] @ query
 
     everything = len(index.vectors)
-    spare = limit if eligible.has_condition else 0
-    asked = min(everything, limit + spare + min(eligible.excluded_count, 2 * limit))
+    asked = min(everything, limit + eligible.spare(limit))
     rows, scores = index.search(query, asked)
     kept = eligible.keep(rows)
     if np.count_nonzero(kept) >= limit or asked == everything:
