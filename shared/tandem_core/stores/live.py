@@ -42,7 +42,7 @@ class Cursor(NamedTuple):
 
 
 class Added(NamedTuple):
-    """An item as it is now. seq: its number, never reused; a later version of the item has another."""
+    """An item as it is now, its text left out. seq: its number, never reused; a later version has another."""
 
     seq: int
     item: LiveItem

@@ -15,14 +15,16 @@ import numpy as np
 from tandem_core.stores.base import StoreUnavailable
 from tandem_core.stores.live import Added, Changes, Cursor, Encoding, LiveItem
 
-# document: JSON, NULL for a deleted item. position: the order in which readers of one bundle learn of additions; an
-# item has a new one whenever it changes or is encoded. Vectors are NULL where the bundle holds this very item already.
+# document: JSON, NULL for a deleted item; its text apart, since servers do not read it. position: the order in which
+# readers of one bundle learn of additions; an item has a new one whenever it changes or is encoded. Vectors are NULL
+# where the bundle holds this very item already.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS live_items (
     item_id TEXT PRIMARY KEY,
     seq INTEGER NOT NULL UNIQUE,
     document TEXT,
-    changed_ms INTEGER NOT NULL
+    changed_ms INTEGER NOT NULL,
+    text TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS live_items_deleted ON live_items (seq) WHERE document IS NULL;
 CREATE TABLE IF NOT EXISTS live_encodings (
@@ -44,7 +46,7 @@ FROM live_encodings e JOIN live_items i USING (item_id)
 WHERE e.bundle_id = ? AND e.position > ? AND e.item_vector IS NOT NULL ORDER BY e.position LIMIT ?
 """
 _NOT_ENCODED = """
-SELECT i.seq, i.document, i.changed_ms FROM live_items i
+SELECT i.seq, i.document, i.text, i.changed_ms FROM live_items i
 LEFT JOIN live_encodings e ON e.item_id = i.item_id AND e.bundle_id = ?
 WHERE i.document IS NOT NULL AND e.position IS NULL ORDER BY i.seq LIMIT ?
 """
@@ -108,27 +110,27 @@ class SqliteLiveStore:
         latest = {item.item_id: place for place, item in enumerate(items)}  # of doubles the last one counts
 
         def write(connection: sqlite3.Connection) -> None:
-            numbers = self._change(connection, [(items[p].item_id, _document(items[p])) for p in latest.values()])
+            numbers = self._change(connection, [(items[p].item_id, *_document(items[p])) for p in latest.values()])
             for bundle_id, each in encodings.items():
                 _encode(connection, bundle_id, [(numbers[id_], id_, each[place]) for id_, place in latest.items()])
 
         self._writing(write)
 
     def delete(self, item_ids: Sequence[str]) -> None:
-        self._writing(lambda c: self._change(c, [(item_id, None) for item_id in dict.fromkeys(item_ids)]))
+        self._writing(lambda c: self._change(c, [(item_id, None, None) for item_id in dict.fromkeys(item_ids)]))
 
     def get(self, item_id: str) -> LiveItem | None:
         found = self._row(item_id)
-        return None if found is None or found[0] is None else _item(found[0])
+        return None if found is None or found[0] is None else _item(*found)
 
     def is_deleted(self, item_id: str) -> bool:
         found = self._row(item_id)
         return found is not None and found[0] is None
 
     def items(self) -> Iterator[LiveItem]:
-        query = "SELECT document FROM live_items WHERE document IS NOT NULL ORDER BY seq"
-        for (document,) in self._reading(lambda connection: connection.execute(query).fetchall()):
-            yield _item(document)
+        query = "SELECT document, text FROM live_items WHERE document IS NOT NULL ORDER BY seq"
+        for found in self._reading(lambda connection: connection.execute(query).fetchall()):
+            yield _item(*found)
 
     def deleted_ids(self) -> list[str]:
         query = "SELECT item_id FROM live_items WHERE document IS NULL ORDER BY seq"
@@ -136,7 +138,7 @@ class SqliteLiveStore:
 
     def not_encoded(self, bundle_id: str, most: int) -> list[tuple[int, LiveItem, int]]:
         rows = self._reading(lambda connection: connection.execute(_NOT_ENCODED, (bundle_id, most)).fetchall())
-        return [(seq, _item(document), changed_ms) for seq, document, changed_ms in rows]
+        return [(seq, _item(document, text), changed_ms) for seq, document, text, changed_ms in rows]
 
     def add_encodings(self, bundle_id: str, encodings: Sequence[tuple[int, str, Encoding | None]]) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -157,21 +159,27 @@ class SqliteLiveStore:
             self._connections.clear()
         self._local = threading.local()
 
-    def _change(self, connection: sqlite3.Connection, documents: Sequence[tuple[str, str | None]]) -> dict[str, int]:
+    def _change(
+        self, connection: sqlite3.Connection, documents: Sequence[tuple[str, str | None, str | None]]
+    ) -> dict[str, int]:
         """Store documents under new numbers, and forget what was encoded; return item id -> number."""
         last = _advance(connection, len(documents))
         now_ms = self._clock_ms()
-        numbers = {item_id: last - len(documents) + i for i, (item_id, _) in enumerate(documents, start=1)}
+        numbers = {item_id: last - len(documents) + i for i, (item_id, _, _) in enumerate(documents, start=1)}
         connection.executemany(
-            "INSERT OR REPLACE INTO live_items (item_id, seq, document, changed_ms) VALUES (?, ?, ?, ?)",
-            ((item_id, numbers[item_id], document, now_ms) for item_id, document in documents),
+            "INSERT OR REPLACE INTO live_items (item_id, seq, document, changed_ms, text) VALUES (?, ?, ?, ?, ?)",
+            ((item_id, numbers[item_id], document, now_ms, text) for item_id, document, text in documents),
         )
-        connection.executemany("DELETE FROM live_encodings WHERE item_id = ?", ((item_id,) for item_id, _ in documents))
+        connection.executemany(
+            "DELETE FROM live_encodings WHERE item_id = ?", ((item_id,) for item_id, _, _ in documents)
+        )
         return numbers
 
-    def _row(self, item_id: str) -> tuple[str | None] | None:
-        query = "SELECT document FROM live_items WHERE item_id = ?"
-        found: tuple[str | None] | None = self._reading(lambda c: c.execute(query, (item_id,)).fetchone())
+    def _row(self, item_id: str) -> tuple[str, str] | tuple[None, None] | None:
+        query = "SELECT document, text FROM live_items WHERE item_id = ?"
+        found: tuple[str, str] | tuple[None, None] | None = self._reading(
+            lambda c: c.execute(query, (item_id,)).fetchone()
+        )
         return found
 
     def _reading(self, look: Callable[[sqlite3.Connection], T]) -> T:
@@ -252,10 +260,11 @@ def _blob(vector: np.ndarray) -> bytes:
     return np.ascontiguousarray(vector, np.float32).tobytes()
 
 
-def _document(item: LiveItem) -> str:
+def _document(item: LiveItem) -> tuple[str, str]:
     codes = {name: list(values) for name, values in item.codes.items()}
-    return json.dumps([item.item_id, item.title, item.text, codes, dict(item.numbers)], ensure_ascii=False)
+    return json.dumps([item.item_id, item.title, codes, dict(item.numbers)], ensure_ascii=False), item.text
 
 
-def _item(document: str) -> LiveItem:
-    return LiveItem(*json.loads(document))
+def _item(document: str, text: str = "") -> LiveItem:
+    item_id, title, codes, numbers = json.loads(document)
+    return LiveItem(item_id, title, text, codes, numbers)
