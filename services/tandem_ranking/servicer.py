@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
+from tandem_core.degradation import Degradation
+from tandem_core.dummy import dummy_slate
 from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED
@@ -17,11 +19,12 @@ from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_cand
 from tandem_core.grpc_render import degradations, ranked_items, serving_state
 from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
 from tandem_core.policy import PlacementPolicy
-from tandem_core.query import decision_id_of
-from tandem_core.ranking_pipeline import RankingPipeline, Retrieve
-from tandem_core.serving_bundles import Held, HoldsBundles
+from tandem_core.query import Query, decision_id_of
+from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
+from tandem_core.serving_bundles import HoldsBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
+from tandem_ranking.answering import Answering
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -64,8 +67,13 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         pipeline = self._bundles.held.choose([wanted] if wanted else ())
         check_returned_attributes(request.return_attributes, pipeline.bundle.catalog)
         candidates, unknown = parse_candidates(request.candidates, pipeline.bundle.catalog)
-        query, missing = with_stored(query, self._store)
-        slate = pipeline.rank(query, candidates, budget)
+        missing: Sequence[Degradation] = ()
+        if request.validate_only:
+            pipeline.check(query)
+            slate = dummy_slate(pipeline.bundle, query, candidates)
+        else:
+            query, missing = with_stored(query, self._store)
+            slate = pipeline.rank(query, candidates, budget)
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
@@ -99,21 +107,15 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         held = self._bundles.held  # one look for the whole request: versions never mix
         current = held.choose()
         check_returned_attributes(request.return_attributes, current.bundle.catalog)
+        if request.validate_only:
+            current.check(query)
+            return _response(request, query, current.bundle, dummy_slate(current.bundle, query))
         query, missing = with_stored(query, self._store)
-        answering = _Answering(self._bundles, held)
+        answering = Answering(self._bundles, held)
         retrieved = current.candidates(query, budget, self._way_to_retrieval(request, answering))
         pipeline = answering.pipeline(retrieved.bundle_id)
         slate = pipeline.arrange(query, retrieved, budget)
-        return ranking_pb2.RecommendResponse(
-            items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
-            bundle_id=slate.bundle_id,
-            decision_id=decision_id_of(query.request_id),
-            request_id=query.request_id,
-            regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
-            degradations=degradations([*missing, *slate.degradations]),
-            experiments=request.context.experiments,
-            empty_reason=slate.empty_reason,
-        )
+        return _response(request, query, pipeline.bundle, slate, missing)
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
         """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
@@ -128,32 +130,24 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return ranking_pb2.BatchRecommendResult(error=to_call_error(error))
 
 
-class _Answering(Mapping[str, Bundle]):
-    """The bundles of one request, each in the version that its candidates are read with.
-
-    Retrieval may know of a change that came after this request: its candidates are read with what is known when they
-    come, and then scored with the same.
-    """
-
-    def __init__(self, bundles: HoldsBundles[RankingPipeline], held: Held[RankingPipeline]) -> None:
-        self._bundles = bundles
-        self._pipelines = dict(held.loaded)
-
-    def pipeline(self, bundle_id: str) -> RankingPipeline:
-        return self._pipelines[bundle_id]
-
-    def __getitem__(self, bundle_id: str) -> Bundle:
-        if bundle_id not in self._pipelines:
-            raise KeyError(bundle_id)
-        newest = dict(self._bundles.held.loaded)
-        self._pipelines[bundle_id] = newest.get(bundle_id, self._pipelines[bundle_id])
-        return self._pipelines[bundle_id].bundle
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._pipelines)
-
-    def __len__(self) -> int:
-        return len(self._pipelines)
+def _response(
+    request: ranking_pb2.RecommendRequest,
+    query: Query,
+    bundle: Bundle,
+    slate: Slate,
+    missing: Sequence[Degradation] = (),
+) -> ranking_pb2.RecommendResponse:
+    """Return the answer of Recommend. missing: degradations from before the pipeline."""
+    return ranking_pb2.RecommendResponse(
+        items=ranked_items(slate, bundle.catalog, request.return_attributes),
+        bundle_id=slate.bundle_id,
+        decision_id=decision_id_of(query.request_id),
+        request_id=query.request_id,
+        regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
+        degradations=degradations([*missing, *slate.degradations]),
+        experiments=request.context.experiments,
+        empty_reason=slate.empty_reason,
+    )
 
 
 def _now_ms() -> int:

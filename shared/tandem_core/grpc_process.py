@@ -38,7 +38,7 @@ class ServiceSettings(BaseSettings):
     threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
     max_concurrent_rpcs: int = Field(default=128, ge=1)  # more are refused with RESOURCE_EXHAUSTED
     registry: Path = Path("bundles")
-    store: str = "sqlite:///store.db"
+    store: str = Field(default="sqlite:///store.db", repr=False)  # may hold a password
     bundle_poll_s: float = Field(default=2.0, gt=0)
     drain_s: float = Field(default=0.5, ge=0)  # between saying NOT_SERVING and stopping: clients must see it
     grace_s: float = Field(default=10.0, ge=0)  # for calls in flight when stopping

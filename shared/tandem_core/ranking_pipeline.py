@@ -26,6 +26,7 @@ from tandem_core.rules.mmr import Mmr
 from tandem_core.rules.normalise import Normalise
 from tandem_core.rules.recency import Recency
 from tandem_core.rules.seen import SeenDiscount
+from tandem_core.shown import lowered, with_shown
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class RankingPipeline:
         user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         batch = self._hydrate(retrieved.candidates, query, policy, user)
         batch, skipped = self._score(batch, query, policy, user, budget)
+        batch = self._served(batch, query, policy)
         ranked, relaxed = self._apply_rules(batch, query, policy, user, budget)
         top = ranked.take(np.arange(min(len(ranked), query.max_results)))
         top = top.with_scores(np.minimum.accumulate(top.scores))  # order-changing rules leave scores out of order
@@ -113,6 +115,11 @@ class RankingPipeline:
         kept = candidates.take(eligibility(self.bundle, query, user).keep(candidates.rows))
         empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
         return self.arrange(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
+
+    def check(self, query: Query) -> None:
+        """Raise InvalidRequest where the query names a placement or a column that there is not."""
+        self._policy(query)
+        check_query(self.bundle, query)
 
     def _policy(self, query: Query) -> PlacementPolicy:
         if (policy := self._policies.get(query.placement)) is None:
@@ -157,6 +164,14 @@ class RankingPipeline:
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)
+
+    def _served(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy) -> CandidateBatch:
+        """Add what rules read of earlier impressions, and lower what was shown within the time the request names."""
+        batch = with_shown(batch, query.shown, self.bundle.catalog, query.now_ms)
+        if query.served is Seen.DISCOUNT and query.served_within_s:
+            rows = query.shown.rows_within(self.bundle.catalog, query.now_ms, query.served_within_s)
+            batch = lowered(batch, rows, policy.seen_factor)
+        return batch
 
     def _apply_rules(
         self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User, budget: Budget

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from tandem_core.stores.base import StoredEvent, UserStore
+from tandem_core.stores.base import Outcome, StoredEvent, UserStore
 
 
 def store_events(store: UserStore, events: pd.DataFrame) -> int:
     """Store events in one transaction; return how many were new. Repeating it stores nothing twice."""
-    return store.add_events(_stored(events))
+    return store.add_events(_stored(events)).count(Outcome.STORED)
 
 
 def store_users(store: UserStore, users: pd.DataFrame) -> int:

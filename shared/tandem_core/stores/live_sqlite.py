@@ -14,6 +14,7 @@ import numpy as np
 
 from tandem_core.stores.base import StoreUnavailable
 from tandem_core.stores.live import Added, Changes, Cursor, Encoding, LiveItem
+from tandem_core.stores.sqlite_schema import WrongVersion, prepare
 
 # document: JSON, NULL for a deleted item; its text apart, since servers do not read it. position: the order in which
 # readers of one bundle learn of additions; an item has a new one whenever it changes or is encoded. Vectors are NULL
@@ -185,7 +186,7 @@ class SqliteLiveStore:
     def _reading(self, look: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return look(self._connection())
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, WrongVersion) as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
 
     def _writing(self, write: Callable[[sqlite3.Connection], object]) -> None:
@@ -208,7 +209,11 @@ class SqliteLiveStore:
             connection = sqlite3.connect(
                 self._path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
             )
-            _prepare(connection)
+            try:
+                _prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
             self._local.connection = connection
             self._local.file_version, self._local.version = None, 0
             with self._lock:
@@ -217,19 +222,10 @@ class SqliteLiveStore:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Set the file up, waiting for others who do the same: SQLite's own timeout does not cover a change to WAL."""
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(_SCHEMA)
-            return
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            if not busy or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+    prepare(connection, _BUSY_TIMEOUT_S)
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'live_state'").fetchone()
+    if found is None:  # only then: creating takes the write lock, even where there is nothing to do
+        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -185,7 +185,7 @@ def test_limits_themselves_are_allowed() -> None:
         ({"fill_policy": 9}, "fill_policy"),
         ({"seen_policy": {"interacted": 9}}, "seen_policy.interacted"),
         ({"seen_policy": {"served_mode": 9}}, "seen_policy.served_mode"),
-        ({"seen_policy": {"served_within": {"seconds": 60}}}, "seen_policy.served_within"),
+        ({"seen_policy": {"served_within": {"seconds": -1}}}, "seen_policy.served_within"),
         ({"item_form": 9}, "item_form"),
         ({"exclude_item_ids": ["x"] * 1001}, "exclude_item_ids"),
         ({"exclude_item_ids": ["x", "", "y"]}, "exclude_item_ids[1]"),

@@ -90,10 +90,16 @@ class RecommendRequest(_message.Message):
     SEEN_POLICY_FIELD_NUMBER: _builtins.int
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     max_results: _builtins.int
     """Length of the list. 0 means 20. Negative or above 500 is rejected."""
     fill_policy: _filter_pb2.FillPolicy.ValueType
     """How to fill a list that came out short."""
+    validate_only: _builtins.bool
+    """True: the request is checked as any other, and answered with a dummy: items of the catalogue in no meaningful
+    order, without the excluded ones, declared by a degradation of kind VALIDATE_ONLY. Nothing of the user is read,
+    nothing is recorded, filter and rules are checked and not applied. For trying out a request against production.
+    """
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
         """Who asks, from where. Unset: nobody in particular, on the default placement."""
@@ -124,10 +130,11 @@ class RecommendRequest(_message.Message):
         seen_policy: _filter_pb2.SeenPolicy | None = ...,
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         return_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "filter", b"filter", "seen_policy", b"seen_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "exclude_item_ids", b"exclude_item_ids", "fill_policy", b"fill_policy", "filter", b"filter", "max_results", b"max_results", "return_attributes", b"return_attributes", "seen_policy", b"seen_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "exclude_item_ids", b"exclude_item_ids", "fill_policy", b"fill_policy", "filter", b"filter", "max_results", b"max_results", "return_attributes", b"return_attributes", "seen_policy", b"seen_policy", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,8 +387,11 @@ class RankRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     SEEN_POLICY_FIELD_NUMBER: _builtins.int
     RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     max_results: _builtins.int
     """0 means all candidates. Negative or above 1000 is rejected."""
+    validate_only: _builtins.bool
+    """As in RecommendRequest; the dummy is the candidates themselves, in the order given."""
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
         """Who asks, from where. Unset: nobody in particular, on the default placement."""
@@ -413,10 +423,11 @@ class RankRequest(_message.Message):
         filter: _filter_pb2.Filter | None = ...,
         seen_policy: _filter_pb2.SeenPolicy | None = ...,
         return_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "context", b"context", "filter", b"filter", "seen_policy", b"seen_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "context", b"context", "filter", b"filter", "max_results", b"max_results", "return_attributes", b"return_attributes", "seen_policy", b"seen_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "context", b"context", "filter", b"filter", "max_results", b"max_results", "return_attributes", b"return_attributes", "seen_policy", b"seen_policy", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
