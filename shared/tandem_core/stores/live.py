@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -25,6 +26,17 @@ class LiveItem:
     text: str = ""
     codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return everything but the text, which servers do not read."""
+        codes = {name: list(values) for name, values in self.codes.items()}
+        return json.dumps([self.item_id, self.title, codes, dict(self.numbers)], ensure_ascii=False)
+
+    @classmethod
+    def of_json(cls, document: str | bytes, text: str = "") -> LiveItem:
+        """Read what `to_json` wrote."""
+        item_id, title, codes, numbers = json.loads(document)
+        return cls(item_id, title, text, codes, numbers)
 
 
 class Encoding(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
@@ -99,7 +98,11 @@ class SqliteLiveStore:
             more = most is not None and len(rows) > most
             rows = rows[:most] if more else rows
             added = [
-                Added(seq, _item(document), Encoding(np.frombuffer(vector, np.float32), np.frombuffer(content, "f4")))
+                Added(
+                    seq,
+                    LiveItem.of_json(document),
+                    Encoding(np.frombuffer(vector, np.float32), np.frombuffer(content, "f4")),
+                )
                 for _, seq, document, vector, content in rows
             ]
             cursor = Cursor(gone[-1][1] if gone else since.deleted, rows[-1][0] if rows else since.added)
@@ -111,7 +114,9 @@ class SqliteLiveStore:
         latest = {item.item_id: place for place, item in enumerate(items)}  # of doubles the last one counts
 
         def write(connection: sqlite3.Connection) -> None:
-            numbers = self._change(connection, [(items[p].item_id, *_document(items[p])) for p in latest.values()])
+            numbers = self._change(
+                connection, [(items[p].item_id, items[p].to_json(), items[p].text) for p in latest.values()]
+            )
             for bundle_id, each in encodings.items():
                 _encode(connection, bundle_id, [(numbers[id_], id_, each[place]) for id_, place in latest.items()])
 
@@ -122,7 +127,7 @@ class SqliteLiveStore:
 
     def get(self, item_id: str) -> LiveItem | None:
         found = self._row(item_id)
-        return None if found is None or found[0] is None else _item(*found)
+        return None if found is None or found[0] is None else LiveItem.of_json(*found)
 
     def is_deleted(self, item_id: str) -> bool:
         found = self._row(item_id)
@@ -131,7 +136,7 @@ class SqliteLiveStore:
     def items(self) -> Iterator[LiveItem]:
         query = "SELECT document, text FROM live_items WHERE document IS NOT NULL ORDER BY seq"
         for found in self._reading(lambda connection: connection.execute(query).fetchall()):
-            yield _item(*found)
+            yield LiveItem.of_json(*found)
 
     def deleted_ids(self) -> list[str]:
         query = "SELECT item_id FROM live_items WHERE document IS NULL ORDER BY seq"
@@ -139,7 +144,7 @@ class SqliteLiveStore:
 
     def not_encoded(self, bundle_id: str, most: int) -> list[tuple[int, LiveItem, int]]:
         rows = self._reading(lambda connection: connection.execute(_NOT_ENCODED, (bundle_id, most)).fetchall())
-        return [(seq, _item(document, text), changed_ms) for seq, document, text, changed_ms in rows]
+        return [(seq, LiveItem.of_json(document, text), changed_ms) for seq, document, text, changed_ms in rows]
 
     def add_encodings(self, bundle_id: str, encodings: Sequence[tuple[int, str, Encoding | None]]) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -254,13 +259,3 @@ def _encode(
 
 def _blob(vector: np.ndarray) -> bytes:
     return np.ascontiguousarray(vector, np.float32).tobytes()
-
-
-def _document(item: LiveItem) -> tuple[str, str]:
-    codes = {name: list(values) for name, values in item.codes.items()}
-    return json.dumps([item.item_id, item.title, codes, dict(item.numbers)], ensure_ascii=False), item.text
-
-
-def _item(document: str, text: str = "") -> LiveItem:
-    item_id, title, codes, numbers = json.loads(document)
-    return LiveItem(item_id, title, text, codes, numbers)
