@@ -28,7 +28,7 @@ _ASKED = 2000  # of the store's version
 
 
 def measure(bundle: Bundle, count: int, calls: int, folder: Path) -> dict[str, float]:
-    """Return figures by name; times are medians, in milliseconds of wall clock unless the name says otherwise."""
+    """Return figures by name; times of requests are medians of milliseconds of CPU, others of wall clock."""
     rng = np.random.default_rng(0)
     few, many = (_Served(bundle, folder / name) for name in ("few.db", "many.db"))
     few.write(*_made(bundle, 1, rng))
@@ -141,12 +141,12 @@ def _each(call: Callable[[], object], times: int) -> float:
 
 
 def _interleaved(variants: dict[str, Callable[[], object]], calls: int) -> dict[str, list[float]]:
-    """Return seconds of each call, variants taking turns, so that a busy machine troubles all of them alike."""
+    """Return CPU seconds of each call, variants taking turns, so that a busy machine troubles all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for i in range(calls + _WARM):
         for name, call in variants.items():
-            begun = time.perf_counter()
+            begun = time.thread_time()
             call()
             if i >= _WARM:
-                times[name].append(time.perf_counter() - begun)
+                times[name].append(time.thread_time() - begun)
     return times

@@ -88,6 +88,11 @@ class Catalog:
         """Share of the bundle's items that are `gone`, from 0 to 1."""
         return 0.0
 
+    @property
+    def present(self) -> int:
+        """How many items there are, those `gone` left out."""
+        return len(self)
+
     def wire_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return rows as they travel: those of the bundle as they are, a live item as -1 - its number."""
         return rows

@@ -181,5 +181,10 @@ class Eligibility:
         return doubled + min(self.excluded_count + math.ceil(2 * gone), 2 * limit)
 
     @property
+    def some_gone(self) -> bool:
+        """Whether items are gone from the bundle, so that its indexes still find them."""
+        return self._catalog.gone_share > 0
+
+    @property
     def has_condition(self) -> bool:
         return self._condition is not None

@@ -141,7 +141,7 @@ def serving_state(held: Held[Any], bundle: Bundle | None, started_ms: int) -> se
     )
     if bundle is not None:
         state.bundle_created.CopyFrom(timestamp(bundle.manifest.created_ms))
-        state.catalogue_size = len(bundle.catalog)
+        state.catalogue_size = bundle.catalog.present
         metrics = sorted(bundle.manifest.metrics.items())
         state.bundle_metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in metrics)
     return state

@@ -85,9 +85,9 @@ class LiveCatalog(Catalog):
     def gone_share(self) -> float:
         return self._gone_share
 
-    def seqs(self) -> NDArray[np.int64]:
-        """Return int64 [live rows], the numbers of the items behind the bundle's; larger ones came later."""
-        return np.array(self._live.seqs[: len(self) - self.bundle_size], np.int64)
+    @property
+    def present(self) -> int:
+        return len(self) - int(np.count_nonzero(self._gone))
 
     def wire_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         live = np.flatnonzero(rows >= self.bundle_size)
