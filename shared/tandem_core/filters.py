@@ -148,14 +148,17 @@ class Eligibility:
         self.excluded_count = int(np.count_nonzero(self._excluded)) if len(excluded) else 0
         self._matching: Rows | None = None
         self._whole: Eligibility | None = None
+        self._part: Eligibility | None = None
 
     def within_bundle(self) -> Eligibility:
         """Return the same for sources that know the bundle's rows alone."""
-        if self._catalog.bundle_size == len(self._catalog):
-            return self
-        part = copy.copy(self)
-        part._whole = self
-        return part
+        if self._part is None:
+            if self._catalog.bundle_size == len(self._catalog):
+                self._part = self
+            else:
+                self._part = copy.copy(self)
+                self._part._whole = self
+        return self._part
 
     def keep(self, rows: Rows) -> Mask:
         """Return bool [n]: which of `rows` may be returned."""

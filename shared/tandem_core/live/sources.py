@@ -75,12 +75,13 @@ def _without_live(history: History, n: int) -> History:
 
 def _lowest_for_live(score_rows: ScoreRows, n: int) -> ScoreRows:
     def score(rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        own = rows < n
-        if own.all():
+        live = rows >= n
+        if not live.any():
             return score_rows(rows)
-        known = score_rows(rows[own])
-        scores = np.full(len(rows), known.min() if len(known) else 0.0, np.float32)
-        scores[own] = known
+        if live.all():
+            return np.zeros(len(rows), np.float32)
+        scores = score_rows(np.where(live, rows.min(), rows))  # a row of the bundle, so that the lowest stays the same
+        scores[live] = scores.min()
         return scores
 
     return score
