@@ -14,6 +14,7 @@ import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.bundle import load_bundle
+from tandem_core.experiment_file import load_experiments
 from tandem_core.grpc_process import Service
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.live.serving import LiveServing
@@ -32,13 +33,14 @@ from tandem_ranking.servicer import RankingServicer
 def build(settings: RankingSettings) -> Service:
     """Wire the service up; nothing is loaded or bound yet. Raises ConfigError for a wrong policy or store."""
     registry = Registry(settings.registry)
-    policies = load_policies(settings.policy_file)
+    experiments = load_experiments(settings.policy_file, load_policies(settings.policy_file))
+    policies = experiments.policies  # of placements and of variants
     live = LiveServing(open_live_store(settings.store), lambda bundle: RankingPipeline(bundle, policies))
     bundles = ServingBundles(
         registry, lambda bundle_id: live.load(load_bundle(registry.path_of(bundle_id), retrieval=False))
     )
     retrieval = RetrievalClient(settings.retrieval_target, settings.retrieval_timeout_ms / 1000)
-    servicer = RankingServicer(live.over(bundles), open_store(settings.store), retrieval, policies)
+    servicer = RankingServicer(live.over(bundles), open_store(settings.store), retrieval, experiments)
 
     def register(server: grpc.Server) -> list[str]:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)

@@ -8,6 +8,7 @@ from tandem_cli import (
     bench_clusters,
     bench_cold,
     bench_encoders,
+    bench_events,
     bench_live,
     bench_quality,
     bench_ratings,
@@ -27,4 +28,5 @@ app.command("tradeoff")(bench_tradeoff.tradeoff)
 app.command("rolling")(bench_rolling.rolling)
 app.command("tutorial")(bench_tutorial.tutorial)
 app.command("encoders")(bench_encoders.encoders)
+app.command("events")(bench_events.events)
 app.command("ratings")(bench_ratings.ratings)

@@ -106,6 +106,8 @@ class Query:
     interacted: None means what the stage does by itself (retrieval: exclude; ranking: the placement's policy).
     shown: what the user was shown, stored and sent along. served_within_s: items shown within this time, in seconds,
     are treated as `served` says; 0: shown items do not matter.
+    experiments: (experiment, variant) pairs, those the caller decided first. policy: of a variant, as
+    `experiments.policy_key` names it; "" means the placement's own.
     """
 
     request_id: str
@@ -129,6 +131,13 @@ class Query:
     exclude_item_ids: Sequence[str] = ()
     plans: Sequence[SourcePlan] = ()
     seed: int = 0
+    experiments: Sequence[tuple[str, str]] = ()
+    policy: str = ""
+
+    @property
+    def policy_name(self) -> str:
+        """Name of the policy to use: of the variant, else of the placement."""
+        return self.policy or self.placement
 
 
 def seed_of(request_id: str, seed: int) -> int:

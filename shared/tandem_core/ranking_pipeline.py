@@ -35,7 +35,10 @@ Retrieve = Callable[[Query, Budget], Retrieved]
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The list to show, best first: scores never increase down the list; a tuple of reasons per item."""
+    """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
+
+    teams: whose item each is where two lists are mixed ("" for nobody's); empty where none are. See interleaving.
+    """
 
     items: CandidateBatch
     reasons: tuple[tuple[Reason, ...], ...]
@@ -43,6 +46,7 @@ class Slate:
     regime: Regime
     degradations: tuple[Degradation, ...]
     empty_reason: str
+    teams: tuple[str, ...] = ()
 
 
 class RankingPipeline:
@@ -122,7 +126,7 @@ class RankingPipeline:
         check_query(self.bundle, query)
 
     def _policy(self, query: Query) -> PlacementPolicy:
-        if (policy := self._policies.get(query.placement)) is None:
+        if (policy := self._policies.get(query.policy_name)) is None:
             known = ", ".join(sorted(self._policies))
             raise InvalidRequest(
                 FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")

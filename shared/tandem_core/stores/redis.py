@@ -38,6 +38,7 @@ _WRITE_TIMEOUT_S = 2.0  # fsync included
 _PAUSE_S = 0.5  # after a read that failed: the requests of that time do not wait again
 _INSERT_ID_LIFE_MS = 30 * 86_400_000  # doubles come within minutes; memory is not for ever
 _LOG_LENGTH = 5_000_000  # events kept for export; about 250 bytes each
+_REWRITE_WAIT_S = 10.0  # for a rewriting of the server's file that is under way
 _BATCH = 500  # events in one script: some milliseconds in which the server answers nobody else
 
 
@@ -151,10 +152,7 @@ class RedisStore:
             hashed = user_hash(self._suppression_key(), user_id)
             answer = self._forget(args=[PREFIX, user_id, hashed, self._clock_ms()])
             chosen, shown, attributes, time_ms = (int(number) for number in answer)
-            try:
-                self._writing.bgrewriteaof()  # the append-only file still holds what was written
-            except redis.ResponseError as error:  # managed servers forbid it, and one may be under way
-                log.warning("the append-only file is not rewritten now", extra={"reason": str(error)})
+            self._rewrite_file()
         return Forgotten(chosen, shown, attributes, time_ms)
 
     def forgotten_among(self, user_ids: Sequence[str]) -> set[str]:
@@ -192,6 +190,20 @@ class RedisStore:
                 if len(self._key) < SHORTEST_KEY:
                     raise ConfigError(f"{self._name}: {PREFIX}suppression-key is damaged")
             return self._key
+
+    def _rewrite_file(self) -> None:
+        """Have the server write its append-only file anew, in the background: it still holds what was deleted."""
+        deadline = time.monotonic() + _REWRITE_WAIT_S
+        while True:
+            try:
+                self._writing.bgrewriteaof()
+                return
+            except redis.ResponseError as error:
+                # One that is under way began before the deletion: it does not count. Managed servers forbid it all.
+                if "progress" not in str(error) or time.monotonic() > deadline:
+                    log.warning("the append-only file is not rewritten now", extra={"reason": str(error)})
+                    return
+            time.sleep(0.05)
 
     def _look_at_durability(self) -> None:
         """Say once where the server acknowledges what is not on its disk."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import redis
 from tandem_core.settings import ConfigError
 from tandem_core.stores.base import Outcome, StoredEvent, StoredUser, StoreUnavailable, UserStore
 from tandem_core.stores.open import open_store
+from tandem_core.stores.redis import RedisStore
 from tandem_core.stores.sqlite import _READ, _READ_SHOWN, SqliteStore
 
 
 def event(
-    item_id: str, time: int | None = 0, *, user: str = "ann", insert_id: str = "", value: float | None = None
+    item_id: str, time_ms: int | None = 0, *, user: str = "ann", insert_id: str = "", value: float | None = None
 ) -> StoredEvent:
-    return StoredEvent(insert_id, user, item_id, time, "view", value)
+    return StoredEvent(insert_id, user, item_id, time_ms, "view", value)
 
 
 def new(outcomes: list[Outcome]) -> int:
@@ -31,8 +33,8 @@ def items(store: UserStore, user: str = "ann") -> list[str]:
     return list(store.read(user).events.item_ids)
 
 
-def shown(item_id: str, time: int = 0, *, insert_id: str = "") -> StoredEvent:
-    return StoredEvent(insert_id, "ann", item_id, time, "impression", None)
+def shown(item_id: str, time_ms: int = 0, *, insert_id: str = "") -> StoredEvent:
+    return StoredEvent(insert_id, "ann", item_id, time_ms, "impression", None)
 
 
 def shown_of(user: StoredUser) -> dict[str, tuple[int, int]]:
@@ -354,6 +356,48 @@ class TestRedisStore(StoreContract):
         store = open_store(url)
         yield store
         store.close()
+
+    def test_no_byte_of_a_forgotten_user_stays_in_the_servers_files(self, store: UserStore, valkey: Any) -> None:
+        user = f"user-{random.Random(1).getrandbits(64):016x}"
+        store.add_events([event(f"i{i}", user=user, insert_id=f"{user}-{i}") for i in range(50)])
+        store.put_users([(user, {"age": "25"})])
+
+        def found() -> int:
+            files = [path for path in valkey.data_dir.rglob("*") if path.is_file()]
+            return sum(path.read_bytes().count(user.encode()) for path in files if path.exists())
+
+        assert found() > 0
+        assert store.forget(user).events == 50
+        deadline = time.monotonic() + 60
+        while found():  # the file is written anew in the background
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with redis.Redis(port=valkey.port, db=3) as client:
+            assert not [key for key in client.scan_iter() if user.encode() in key]
+
+    def test_a_users_keys_hold_the_newest_alone_and_the_log_all(self, valkey: Any, store: UserStore) -> None:
+        small = RedisStore("127.0.0.1", valkey.port, 3, newest_events=2, newest_shown=1)
+        small.add_events([event("old", 1), event("newest", 9), event("newer", 5), shown("a", 1), shown("b", 2)])
+        assert items(small) == items(store) == ["newer", "newest"]
+        assert shown_of(store.read("ann")) == {"b": (1, 2)}
+        assert sum(len(part) for part in small.log(0, 2)) == 5
+        assert small.forget("ann").events == 3, "those that only the log had, too"
+        assert list(small.log(0, 2)) == []
+        small.close()
+
+    def test_a_server_that_is_not_durable_is_told_of_once(
+        self, valkey: Any, store: UserStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store.add_events([event("a")])
+        assert caplog.records == []
+        with redis.Redis(port=valkey.port) as client:
+            client.config_set("appendfsync", "everysec")
+            lax = RedisStore("127.0.0.1", valkey.port, 3)
+            lax.add_events([event("a")])
+            lax.add_events([event("a")])
+            client.config_set("appendfsync", "always")
+        lax.close()
+        assert ["appendfsync always" in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,9 @@ class RecommendResponse(_message.Message):
 
     @_builtins.property
     def experiments(self) -> _containers.RepeatedCompositeFieldContainer[_context_pb2.ExperimentAssignment]:
-        """Experiments this request took part in."""
+        """Experiments this request took part in: those of the request's context as they came, then those the server
+        decided. A variant named "interleaved" says that two lists were mixed; see RankedItem.team.
+        """
 
     def __init__(
         self,
@@ -207,6 +209,7 @@ class RankedItem(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     PROPENSITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     position: _builtins.int
     """1 is the top of the list."""
@@ -214,6 +217,10 @@ class RankedItem(_message.Message):
     """The final score after all rules: never increases down the list. Comparable within this list only."""
     propensity: _builtins.float
     """Probability that this item got this position, where chance took part; 0 where it did not."""
+    team: _builtins.str
+    """The variant whose list this item is from, where an interleaving experiment mixed two: a click on it counts for
+    that variant. Empty where no lists were mixed, or where the click would not tell (one list had nothing left).
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Why it is here, strongest first. At most 4."""
@@ -236,10 +243,11 @@ class RankedItem(_message.Message):
         sources: _abc.Iterable[Global___SourceContribution] | None = ...,
         propensity: _builtins.float = ...,
         attributes: _abc.Iterable[_attribute_pb2.Attribute] | None = ...,
+        team: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "item_id", b"item_id", "position", b"position", "propensity", b"propensity", "reasons", b"reasons", "score", b"score", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "item_id", b"item_id", "position", b"position", "propensity", b"propensity", "reasons", b"reasons", "score", b"score", "sources", b"sources", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,7 +475,7 @@ class RankResponse(_message.Message):
 
     @_builtins.property
     def experiments(self) -> _containers.RepeatedCompositeFieldContainer[_context_pb2.ExperimentAssignment]:
-        """Experiments this request took part in."""
+        """As in RecommendResponse."""
 
     def __init__(
         self,
