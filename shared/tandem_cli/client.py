@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
+from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.common.v1 import attribute_pb2, context_pb2
 from tandem.events.v1 import events_pb2, events_pb2_grpc
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
@@ -87,6 +89,13 @@ def forget_user(target: str, request: events_pb2.ForgetUserRequest, timeout_s: f
     """Return the answer of the writer process at `target`; raises NotAnswered."""
     with _channel_to(target) as channel, _refusals_named(target):
         return events_pb2_grpc.EventServiceStub(channel).ForgetUser(request, timeout=timeout_s)
+
+
+def ask_admin(target: str, method: str, timeout_s: float, **fields: Any) -> Any:
+    """Return the answer of BundleService at an admin address; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        call = getattr(bundle_pb2_grpc.BundleServiceStub(channel), method)
+        return call(getattr(bundle_pb2, f"{method}Request")(**fields), timeout=timeout_s)
 
 
 def _channel_to(target: str) -> grpc.Channel:

@@ -68,30 +68,28 @@ class _Served:
     def __init__(self, bundle: Bundle, path: Path) -> None:
         self._bundle = bundle
         self.store, self._writer = SqliteLiveStore(path), SqliteLiveStore(path)
-        self._live = LiveServing(self.store, lambda version: version)
+        self.held: Held[Bundle] = Held(bundle.id, "", ((bundle.id, bundle),), "", "")
+        self._live = LiveServing(self, self.store, lambda version: version, lambda version: version)
         self._policies = load_policies(None)
-        self._held: Held[Bundle] = Held()
 
     def write(self, items: list[LiveItem], encodings: list[Encoding]) -> None:
         self._writer.upsert(items, {self._bundle.id: encodings})
 
     def start(self) -> None:
-        loaded = self._live.load(self._bundle)
-        self._held = Held(self._bundle.id, "", ((self._bundle.id, loaded),), "", "")
-        self._live.now(self._held)
+        _ = self._live.held
 
     def retrieve(self, query: Query) -> object:
-        return RetrievalPipeline(self._live.now(self._held).choose()).retrieve(query, Budget())
+        return RetrievalPipeline(self._live.held.choose()).retrieve(query, Budget())
 
     def recommend(self, query: Query) -> object:
-        bundle = self._live.now(self._held).choose()
+        bundle = self._live.held.choose()
         return RankingPipeline(bundle, self._policies).recommend(query, Budget(), RetrievalPipeline(bundle).retrieve)
 
     def take_in(self, items: list[LiveItem], encodings: list[Encoding]) -> float:
         """Return the seconds that the first request after a write waits."""
         self.write(items, encodings)
         begun = time.perf_counter()
-        self._live.now(self._held)
+        _ = self._live.held
         return time.perf_counter() - begun
 
     def close(self) -> None:

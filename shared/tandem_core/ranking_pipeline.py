@@ -14,6 +14,7 @@ from tandem_core.candidates import CandidateBatch
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
+from tandem_core.outage import Outage
 from tandem_core.policy import PlacementPolicy
 from tandem_core.query import Fill, Query, Regime, Seen
 from tandem_core.ranker_features import ranker_features
@@ -58,6 +59,7 @@ class RankingPipeline:
     def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy]) -> None:
         self.bundle = bundle
         self._policies = policies
+        self._outage = Outage("retrieval")
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
     def recommend(self, query: Query, budget: Budget, retrieve: Retrieve) -> Slate:
@@ -80,12 +82,14 @@ class RankingPipeline:
             plans=policy.source_plans(user.regime),
         )
         try:
-            return retrieve(wanted, budget)
+            retrieved = retrieve(wanted, budget)
+            self._outage.over()
+            return retrieved
         except BundleMismatch as error:
             missing = Degradation(DegradationKind.BUNDLE_MISMATCH, "retrieval", str(error))
         except UpstreamUnavailable as error:
             missing = Degradation(DegradationKind.RETRIEVAL_UNAVAILABLE, "retrieval", str(error))
-        log.warning("retrieval not used", extra={"reason": missing.message, "bundle_id": self.bundle.id})
+        self._outage.note(missing.kind.name, missing.message)
         # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
         # Popular items are a fill, so STRICT must not forbid them: a list is empty only when nothing is eligible.
         popular = self._fallback.retrieve(replace(wanted, plans=(), fill=Fill.BACKFILL), Budget())

@@ -63,10 +63,9 @@ def writer(registry: Registry, trained: Any, path: Path) -> Iterator[Catalog]:
 
 
 def held_live(registry: Registry, path: Path, over: Callable[[Bundle], Any]) -> Any:
-    live = LiveServing(SqliteLiveStore(path), over)
-    bundles = ServingBundles(registry, lambda bundle_id: live.load(load_bundle(registry.path_of(bundle_id))))
+    bundles = ServingBundles(registry, lambda bundle_id: over(load_bundle(registry.path_of(bundle_id))))
     assert bundles.refresh()
-    return live.over(bundles)
+    return LiveServing(bundles, SqliteLiveStore(path), over, lambda pipeline: pipeline.bundle)
 
 
 @pytest.fixture(scope="module")

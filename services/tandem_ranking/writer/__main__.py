@@ -14,7 +14,7 @@ import grpc
 
 from tandem.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tandem.events.v1 import events_pb2, events_pb2_grpc
-from tandem_core.grpc_process import Service
+from tandem_core.grpc_alone import serve_alone
 from tandem_core.live.encoder import ItemEncoder
 from tandem_core.logs import log_to_stderr
 from tandem_core.registry import Registry
@@ -28,8 +28,8 @@ from tandem_ranking.writer.event_servicer import EventServicer
 from tandem_ranking.writer.reencoder import Reencoder
 
 
-def build(settings: WriterSettings) -> Service:
-    """Wire the process up; nothing is opened or bound yet. Raises ConfigError for a wrong store."""
+def run(settings: WriterSettings) -> None:
+    """Run the process until SIGTERM; raises ConfigError for a wrong store or port."""
     store, items = open_store(settings.store), open_live_store(settings.store)
     events = EventServicer(store)
     registry = Registry(settings.registry)
@@ -50,14 +50,14 @@ def build(settings: WriterSettings) -> Service:
         return [service.full_name for service in services.values()]
 
     # Events are taken in whether or not there is a bundle; items need one to be encoded.
-    return Service(settings, encoders, register, needs_bundle=False)
+    serve_alone(settings, register, encoders)
 
 
 def main() -> None:
     settings = settings_from_arguments(WriterSettings, sys.argv[1:])
     log_to_stderr(settings.log_level)
     with config_errors_end_it():
-        build(settings).run()
+        run(settings)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from tandem_core.bundle import Bundle
 from tandem_core.live.view import LiveView
-from tandem_core.serving_bundles import Held, ServingBundles
+from tandem_core.serving_bundles import Held, HoldsBundles
 from tandem_core.stores.base import StoreUnavailable
 from tandem_core.stores.live import Cursor, LiveStore
 
@@ -54,14 +54,24 @@ class _Following(Generic[Loaded]):
 class LiveServing(Generic[Loaded]):
     """Gives the same bundles as `ServingBundles`, with live items. Safe to use from several threads.
 
-    over: what serves a bundle, such as a pipeline; called again for every version of it. A store that does not answer
-    leaves what is known as it is. wait_s: how long a bundle waits at the most for the writer to encode the items for
-    it; longer, and it serves while they still come.
+    Made after the fork, since it keeps connections. over: what serves a version of a bundle, such as a pipeline; called
+    for each new one. bundle_of: the bundle that is served. A store that does not answer leaves what is known as it is.
+    wait_s: how long a bundle waits at the most for the writer to encode the items for it; longer, and it serves while
+    they still come.
     """
 
-    def __init__(self, store: LiveStore, over: Callable[[Bundle], Loaded], wait_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        bundles: HoldsBundles[Loaded],
+        store: LiveStore,
+        over: Callable[[Bundle], Loaded],
+        bundle_of: Callable[[Loaded], Bundle],
+        wait_s: float = 5.0,
+    ) -> None:
+        self._bundles = bundles
         self._store = store
         self._over = over
+        self._bundle_of = bundle_of
         self._wait_s = wait_s
         self._following: dict[str, _Following[Loaded]] = {}
         self._lock = threading.Lock()
@@ -69,26 +79,13 @@ class LiveServing(Generic[Loaded]):
         self._seen: tuple[Held[Loaded] | None, Held[Loaded]] = (None, Held())
         self._unavailable = False
 
-    def load(self, base: Bundle) -> Loaded:
-        """Return what serves a bundle that is about to be held, all live items taken in."""
-        following = _Following(base, self._over)
-        try:
-            self._wait_for_writer(base.id)
-            while following.take(self._store, _FIRST):
-                pass
-        except StoreUnavailable as error:
-            self._note(error)
-        with self._lock:
-            self._following[base.id] = following
-            self._version = -1
-        return following.loaded
+    @property
+    def held(self) -> Held[Loaded]:
+        """What is held now, each bundle with every change that was acknowledged before (see MOST_AT_ONCE).
 
-    def over(self, bundles: ServingBundles[Loaded]) -> LiveBundles[Loaded]:
-        """Return the bundles as requests see them; `bundles` must load with `load`."""
-        return LiveBundles(bundles, self)
-
-    def now(self, held: Held[Loaded]) -> Held[Loaded]:
-        """Return what is held, each bundle with every change that was acknowledged before (see MOST_AT_ONCE)."""
+        Look once per request: versions never mix. The first look at a bundle takes all of them in, and may wait.
+        """
+        held = self._bundles.held
         try:
             version = self._store.version()
         except StoreUnavailable as error:
@@ -101,26 +98,33 @@ class LiveServing(Generic[Loaded]):
             return self._catch_up(held)
 
     def _catch_up(self, held: Held[Loaded]) -> Held[Loaded]:
+        for bundle_id, plain in held.loaded:
+            if bundle_id not in self._following:
+                self._following[bundle_id] = self._begin(self._bundle_of(plain))
+        for bundle_id in set(self._following) - {bundle_id for bundle_id, _ in held.loaded}:
+            del self._following[bundle_id]
         try:
             version = self._store.version()  # before the changes: what comes meanwhile is found by the next request
-            if version != self._version or self._seen[0] is not held:
-                done = [self._following[bundle_id].catch_up(self._store, version) for bundle_id in self._ids(held)]
-                self._version = version if all(done) else -1
+            done = [each.catch_up(self._store, version) for each in self._following.values()]
+            self._version = version if all(done) else -1
             self._unavailable = False
         except StoreUnavailable as error:
             self._note(error)
-        for bundle_id in set(self._following) - {id_ for id_, _ in held.loaded}:
-            if bundle_id in self._ids(self._seen[0] or Held()):  # was held, and no longer is
-                del self._following[bundle_id]
-        loaded = tuple(
-            (id_, self._following[id_].loaded if id_ in self._following else plain) for id_, plain in held.loaded
-        )
+        loaded = tuple((bundle_id, self._following[bundle_id].loaded) for bundle_id, _ in held.loaded)
         answer = replace(held, loaded=loaded)
         self._seen = (held, answer)
         return answer
 
-    def _ids(self, held: Held[Loaded]) -> list[str]:
-        return [bundle_id for bundle_id, _ in held.loaded if bundle_id in self._following]
+    def _begin(self, base: Bundle) -> _Following[Loaded]:
+        """Return what follows a bundle, all live items taken in."""
+        following = _Following(base, self._over)
+        try:
+            self._wait_for_writer(base.id)
+            while following.take(self._store, _FIRST):
+                pass
+        except StoreUnavailable as error:
+            self._note(error)
+        return following
 
     def _wait_for_writer(self, bundle_id: str) -> None:
         deadline = time.monotonic() + self._wait_s
@@ -131,16 +135,3 @@ class LiveServing(Generic[Loaded]):
         if not self._unavailable:  # said once, not at every request
             log.error("live items are not followed", extra={"reason": str(error)})
         self._unavailable = True
-
-
-class LiveBundles(Generic[Loaded]):
-    """`ServingBundles` as requests see them."""
-
-    def __init__(self, bundles: ServingBundles[Loaded], live: LiveServing[Loaded]) -> None:
-        self._bundles = bundles
-        self._live = live
-
-    @property
-    def held(self) -> Held[Loaded]:
-        """What is held now, with the changes of now: look once per request."""
-        return self._live.now(self._bundles.held)

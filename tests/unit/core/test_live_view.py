@@ -291,23 +291,35 @@ def upsert(store: SqliteLiveStore, *item_ids: str, bundle_id: str = "b1") -> Non
     store.upsert(items, {bundle_id: [encoding(item_id) for item_id in item_ids]})
 
 
-def serving(store: Any) -> LiveServing[Bundle]:
-    return LiveServing(store, lambda bundle: bundle, wait_s=0)
+class Holding:
+    """Holds bundles as a serving process does; they can be replaced."""
+
+    def __init__(self, *bundles: Bundle) -> None:
+        self.held: Held[Bundle] = Held()
+        self.hold(*bundles)
+
+    def hold(self, *bundles: Bundle) -> None:
+        self.held = Held(bundles[0].id, "", tuple((bundle.id, bundle) for bundle in bundles), "", "")
+
+
+def serving(store: Any, bundles: Holding) -> LiveServing[Bundle]:
+    return LiveServing(bundles, store, lambda bundle: bundle, lambda bundle: bundle, wait_s=0)
 
 
 def test_a_change_is_seen_by_the_next_look_and_none_makes_nothing_new(
     store: SqliteLiveStore, make_bundle: MakeBundle
 ) -> None:
-    live = serving(store)
-    base = Held("b1", "", (("b1", live.load(make_bundle())),), "", "")
-    assert live.now(base).choose() is base.choose()
+    live = serving(store, Holding(make_bundle()))
+    first = live.held
+    assert len(first.choose().catalog) == N
+    assert live.held is first
     writer = SqliteLiveStore(store._path)
     upsert(writer, "new")
-    changed = live.now(base)
+    changed = live.held
     assert "new" in changed.choose().catalog.row_of
-    assert live.now(base) is changed
+    assert live.held is changed
     writer.delete(["new", "i1"])
-    assert not {"new", "i1"} & set(live.now(base).choose().catalog.row_of)
+    assert not {"new", "i1"} & set(live.held.choose().catalog.row_of)
     writer.close()
 
 
@@ -316,33 +328,30 @@ def test_what_was_there_before_is_there_when_a_bundle_is_loaded(
 ) -> None:
     upsert(store, *(f"n{i}" for i in range(MOST_AT_ONCE + 1)))
     store.delete(["i0"])
-    loaded = serving(store).load(make_bundle())
-    assert len(loaded.catalog.row_of) == N - 1 + MOST_AT_ONCE + 1
+    live = serving(store, Holding(make_bundle()))
+    assert len(live.held.choose().catalog.row_of) == N - 1 + MOST_AT_ONCE + 1
 
 
 def test_one_look_takes_in_all_deletions_but_only_so_many_additions(
     store: SqliteLiveStore, make_bundle: MakeBundle
 ) -> None:
-    live = serving(store)
-    base = Held("b1", "", (("b1", live.load(make_bundle())),), "", "")
-    live.now(base)
+    live = serving(store, Holding(make_bundle()))
+    assert len(live.held.choose().catalog) == N
     writer = SqliteLiveStore(store._path)
     upsert(writer, *(f"n{i}" for i in range(MOST_AT_ONCE + 5)))
     writer.delete([f"i{row}" for row in range(N)])
-    assert len(live.now(base).choose().catalog.row_of) == MOST_AT_ONCE
-    assert len(live.now(base).choose().catalog.row_of) == MOST_AT_ONCE + 5
+    assert len(live.held.choose().catalog.row_of) == MOST_AT_ONCE
+    assert len(live.held.choose().catalog.row_of) == MOST_AT_ONCE + 5
     writer.close()
 
 
 def test_two_bundles_follow_the_changes_each_with_its_own_vectors(
     store: SqliteLiveStore, make_bundle: MakeBundle
 ) -> None:
-    live = serving(store)
-    bundles = [make_bundle(bundle_id=name) for name in ("b2", "b1")]
-    base = Held("b2", "b1", tuple((each.id, live.load(each)) for each in bundles), "", "")
+    live = serving(store, Holding(*(make_bundle(bundle_id=name) for name in ("b2", "b1"))))
     store.upsert([item("new")], {"b1": [encoding("new", 1)], "b2": [encoding("new", 2)]})
     for version, bundle_id in ((1, "b1"), (2, "b2")):
-        bundle = live.now(base).choose([bundle_id])
+        bundle = live.held.choose([bundle_id])
         vector = bundle.item_vectors[bundle.catalog.row_of["new"]]
         np.testing.assert_array_equal(vector, encoding("new", version).item_vector)
 
@@ -350,15 +359,14 @@ def test_two_bundles_follow_the_changes_each_with_its_own_vectors(
 def test_an_item_that_is_not_encoded_for_a_bundle_yet_appears_when_it_is(
     store: SqliteLiveStore, make_bundle: MakeBundle
 ) -> None:
-    live = serving(store)
-    base = Held("b2", "", (("b2", live.load(make_bundle(bundle_id="b2"))),), "", "")
+    live = serving(store, Holding(make_bundle(bundle_id="b2")))
     upsert(store, "new", "i1", bundle_id="b1")
-    assert "new" not in live.now(base).choose().catalog.row_of
-    assert live.now(base).choose().catalog.row_of["i1"] == 1  # better the old version than none
+    assert "new" not in live.held.choose().catalog.row_of
+    assert live.held.choose().catalog.row_of["i1"] == 1  # better the old version than none
     ((number, missing, _), (held, _, _)) = store.not_encoded("b2", 10)
     store.add_encodings("b2", [(number, missing.item_id, encoding("new")), (held, "i1", None)])
-    assert "new" in live.now(base).choose().catalog.row_of
-    assert live.now(base).choose().catalog.row_of["i1"] == 1  # the bundle holds this very version
+    assert "new" in live.held.choose().catalog.row_of
+    assert live.held.choose().catalog.row_of["i1"] == 1  # the bundle holds this very version
     assert not store.not_encoded("b2", 10)
 
 
@@ -373,30 +381,29 @@ def test_a_store_that_does_not_answer_leaves_what_is_known(store: SqliteLiveStor
 
     flaky = Flaky()
     upsert(store, "new")
-    live = serving(flaky)
-    base = Held("b1", "", (("b1", live.load(make_bundle())),), "", "")
+    holding = Holding(make_bundle())
+    live = serving(flaky, holding)
+    assert "new" in live.held.choose().catalog.row_of
     flaky.down = True
-    assert "new" in live.now(base).choose().catalog.row_of
-    loaded = (("b2", live.load(make_bundle(bundle_id="b2"))), *base.loaded)
-    both = Held("b2", "b1", loaded, "", "")
-    assert "new" not in live.now(both).choose(["b2"]).catalog.row_of
-    assert "new" in live.now(both).choose(["b1"]).catalog.row_of
+    assert "new" in live.held.choose().catalog.row_of
+    holding.hold(make_bundle(bundle_id="b2"), make_bundle())
+    assert "new" not in live.held.choose(["b2"]).catalog.row_of
+    assert "new" in live.held.choose(["b1"]).catalog.row_of
     flaky.down = False
     upsert(store, "newer")
-    assert {"new", "newer"} <= set(live.now(both).choose(["b1"]).catalog.row_of)
+    assert {"new", "newer"} <= set(live.held.choose(["b1"]).catalog.row_of)
 
 
 def test_requests_and_changes_at_the_same_time_never_meet_half_an_item(
     store: SqliteLiveStore, make_bundle: MakeBundle, make_query: MakeQuery
 ) -> None:
-    live = serving(store)
-    base = Held("b1", "", (("b1", live.load(make_bundle())),), "", "")
+    live = serving(store, Holding(make_bundle()))
     done = threading.Event()
 
     def ask() -> None:
         query = make_query(max_results=100, condition=InSet("categories", frozenset({"Drama", "c7", "c19"})))
         while not done.is_set():
-            bundle = live.now(base).choose()
+            bundle = live.held.choose()
             rows = RetrievalPipeline(bundle).retrieve(query, Budget()).candidates.rows
             assert all(bundle.catalog.codes["categories"].values(row) for row in rows.tolist())
 
