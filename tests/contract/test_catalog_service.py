@@ -15,6 +15,7 @@ from tandem.common.v1 import attribute_pb2, context_pb2, filter_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_core.bundle import Bundle, load_bundle
+from tandem_core.experiments import Experiments
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.live.encoder import ItemEncoder
@@ -86,7 +87,8 @@ def ranking(retrieval_channel: tuple[grpc.Channel, str], registry: Registry, pat
     client = RetrievalClient(f"ipv4:{retrieval_channel[1]}", timeout_s=10.0)
     bundles = held_live(registry, path, lambda bundle: RankingPipeline(bundle, policies))
     with serve(
-        RankingServicer(bundles, SqliteStore(path), client, policies), interceptors=[ErrorInterceptor()]
+        RankingServicer(bundles, SqliteStore(path), client, Experiments(tuple(policies), policies, {})),
+        interceptors=[ErrorInterceptor()],
     ) as running:
         yield Ranking(running.channel)
     client.close()

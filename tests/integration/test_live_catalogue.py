@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from tandem.catalog.v1 import catalog_pb2, catalog_pb2_grpc
@@ -17,7 +15,6 @@ from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core.registry import Registry
 
 WAIT_S = 10.0
-WriteToml = Callable[..., Path]
 
 
 @dataclass
@@ -25,14 +22,13 @@ class Tree:
     """The four processes, over one registry and one store."""
 
     launch: Any
-    write_toml: WriteToml
     registry: Registry
     writer: Any = None
     retrievals: tuple[Any, ...] = ()
     ranking: Any = None
 
     def start(self) -> Tree:
-        self.start_writer()
+        self.writer = self.launch.service("writer", registry=self.registry.root).wait_serving()
         self.retrievals = tuple(self.launch.service("retrieval", registry=self.registry.root) for _ in range(2))
         targets = ",".join(each.target for each in self.retrievals)
         self.ranking = self.launch.service(
@@ -41,13 +37,6 @@ class Tree:
         for each in self.retrievals:
             each.wait_serving()
         return self
-
-    def start_writer(self) -> None:
-        config = self.launch.folder / f"writer-{len(self.launch.started)}.toml"
-        settings = {"port": 0, "store": f"sqlite:///{self.launch.folder / 'store.db'}", "bundle_poll_s": 0.1}
-        self.write_toml(config, {**settings, "registry": str(self.registry.root)})
-        self.writer = self.launch.command("writer", "-m", "tandem_ranking.writer", "--config", str(config))
-        grpc.channel_ready_future(self.writer.channel).result(WAIT_S)
 
     def stop(self) -> None:
         for each in (self.writer, self.ranking, *self.retrievals):
@@ -77,9 +66,9 @@ class Tree:
 
 
 @pytest.fixture
-def tree(launch: Any, own_registry: Registry, publish_copy: Any, write_toml: WriteToml) -> Tree:
+def tree(launch: Any, own_registry: Registry, publish_copy: Any) -> Tree:
     publish_copy(own_registry, "first")
-    return Tree(launch, write_toml, own_registry).start()
+    return Tree(launch, own_registry).start()
 
 
 def bundles_of(tree: Tree) -> set[str]:
