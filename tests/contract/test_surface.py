@@ -67,7 +67,7 @@ def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> 
     ranking = build_ranking(RankingSettings(**common, retrieval_target=target, retrieval_timeout_ms=10_000))
     ranking.start()
     writer = build_writer(WriterSettings(**common))
-    writer.start()
+    writer.start(serving=True)
     services = {RETRIEVAL: retrieval, RANKING: ranking, EVENTS: writer}
     options = [("grpc.enable_http_proxy", 0)]
     channels = {name: grpc.insecure_channel(f"127.0.0.1:{s.port}", options) for name, s in services.items()}

@@ -53,7 +53,7 @@ def recommended(ranking: Any, user: str, **fields: Any) -> Any:
     return ranking.stub.Recommend(request, timeout=30, wait_for_ready=True)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.long)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'store.db'}"

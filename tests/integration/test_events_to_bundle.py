@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,14 @@ def test_a_new_taste_shows_after_export_training_and_swap(
     first, second = counts.index[150], counts.index[151]
     # The last two of each user's events are held out for testing and choosing: those are of any items.
     items = [second, "just-invented", first, counts.index[0], counts.index[1]]
+    start = int(time.time()) - 3600
     for user in range(100):
-        events = [events_pb2.Event(user_id=f"new-{user}", item_id=item, event_type="click") for item in items]
+        events = [
+            events_pb2.Event(
+                user_id=f"new-{user}", item_id=item, event_type="click", timestamp={"seconds": start + 60 * i}
+            )  # type: ignore[arg-type]
+            for i, item in enumerate(items)
+        ]
         answer = writer.stub.WriteEvents(events_pb2.WriteEventsRequest(events=events), timeout=30)
         assert {result.outcome for result in answer.results} == {1}
     writer.stub.WriteEvents(
