@@ -10,6 +10,7 @@ from tandem_cli import (
     bench_diversity,
     bench_encoders,
     bench_events,
+    bench_live,
     bench_quality,
     bench_ratings,
     bench_rolling,
@@ -20,6 +21,7 @@ from tandem_cli import (
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
+app.command("live")(bench_live.live)
 app.command("cold")(bench_cold.cold)
 app.command("unseen")(bench_unseen.unseen)
 app.command("clusters")(bench_clusters.clusters)

@@ -155,6 +155,27 @@ def import_users(
     out.print(f"{count} users in {without_password(store)}")
 
 
+def export_items(
+    store: StoreOption,
+    path: Annotated[Path, typer.Option("--out", help="Parquet: the items table of the next training.")],
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write the items of a data set with every change that came while serving: added, replaced and deleted ones."""
+    from tandem_core.stores.base import StoreUnavailable
+    from tandem_core.stores.open_live import open_live_store
+    from tandem_trainer.live_items import with_live_items
+
+    _, dataset = _load(config, data)
+    with user_errors(ValueError, StoreUnavailable):
+        live = open_live_store(store)
+        items, deleted = list(live.items()), live.deleted_ids()
+        table = with_live_items(dataset.items, dataset.schema, items, deleted)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path, index=False)
+    out.print(f"{len(table)} items in {path}: {len(items)} added or changed and {len(deleted)} deleted since training")
+
+
 def _config(path: Path | None) -> TrainConfig:
     from tandem_trainer.config import load_config
 

@@ -18,6 +18,7 @@ from tandem_core.features import FeatureSchema, History, User, encode_context
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
+from tandem_core.live.growing import with_room
 from tandem_core.manifest import Golden, IndexInfo, Manifest, read_manifest, verify_files
 from tandem_core.query import Regime, SourcePlan
 from tandem_core.scorer import OnnxScorer
@@ -29,6 +30,7 @@ from tandem_core.sources.cold_items_model import ColdItemModel
 from tandem_core.sources.content_neighbours import ColdContentNeighbours, ContentNeighbours
 from tandem_core.sources.fresh import Fresh
 from tandem_core.sources.item_to_item import ItemToItem
+from tandem_core.sources.live import LIVE, LiveItems
 from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
 from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_core.sources.search import Search
@@ -126,8 +128,8 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     catalog = Catalog.load(folder / "catalog.npz")
     if ranking:
         _check_ranker_columns(manifest.ranker_features, catalog)
-    item_vectors = _vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim)
-    content_vectors = _vectors(folder / "content_vectors.npy", len(catalog))
+    item_vectors = with_room(_vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim, in_file=True))
+    content_vectors = with_room(_vectors(folder / "content_vectors.npy", len(catalog), in_file=True))
     popularity = PopularityTables.load(folder / "popularity.npz")
     popularity.check(len(catalog))
     sources: dict[str, Source] = {
@@ -145,7 +147,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         for name in ("kmeans", "mixture"):
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
         sources |= _behaviour_sources(folder, manifest, len(catalog))
-        sources |= _content_sources(folder, manifest, catalog, content_vectors)
+        sources |= _content_sources(folder, manifest, catalog, content_vectors) | {LIVE: LiveItems()}
         if (path := folder / COLD_ITEMS).exists():  # a training run with too few items to learn from writes none
             sources["cold_items"] = ColdItems(ColdItemModel.load(path), catalog, schema.cold_item_events)
     return Bundle(
@@ -209,8 +211,9 @@ def _popularity_level(catalog: Catalog) -> NDArray[np.float32]:
     return (level / max(float(level.max(initial=0)), 1e-9)).astype(np.float32)
 
 
-def _vectors(path: Path, n: int, dim: int | None = None) -> NDArray[np.float32]:
-    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+def _vectors(path: Path, n: int, dim: int | None = None, *, in_file: bool = False) -> NDArray[np.float32]:
+    """in_file: for those who copy them, leave them in the file, which must then stay as it is meanwhile."""
+    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False, mmap_mode="r" if in_file else None)
     if vectors.ndim != 2 or len(vectors) != n or (dim is not None and vectors.shape[1] != dim):
         raise BundleRefused(f"{path} has shape {vectors.shape}; expected {n} rows" + (f" of {dim}" if dim else ""))
     if not np.isfinite(vectors).all():

@@ -34,7 +34,7 @@ def candidate_list(batch: CandidateBatch, bundle: Bundle, *, by_row: bool) -> ca
         masks |= np.where(ranks > 0, np.uint32(1 << bit), np.uint32(0))
         scores = batch.columns[f"score:{source}"]
         columns.append(candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist(), scores=scores.tolist()))
-    rows = batch.rows.tolist()
+    rows = (bundle.catalog.wire_rows(batch.rows) if by_row else batch.rows).tolist()
     return candidates_pb2.CandidateList(
         bundle_id=bundle.id,
         rows=rows if by_row else None,
@@ -163,7 +163,7 @@ def serving_state(held: Held[Any], bundle: Bundle | None, started_ms: int) -> se
     )
     if bundle is not None:
         state.bundle_created.CopyFrom(timestamp(bundle.manifest.created_ms))
-        state.catalogue_size = len(bundle.catalog)
+        state.catalogue_size = bundle.catalog.present
         metrics = sorted(bundle.manifest.metrics.items())
         state.bundle_metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in metrics)
     return state

@@ -130,7 +130,7 @@ class Manifest(_Part):
     features: FeatureSchema
     ranker_features: list[str]
     ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
-    text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; serving needs no file
+    text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; None: of words alone
     indexes: dict[str, IndexInfo]
     als: AlsInfo
     item_to_item: HalfLife

@@ -54,6 +54,7 @@ _KIND_OF_SOURCE = {
     "content_neighbours": ReasonKind.MATCHES_TASTE,
     "content_cold": ReasonKind.MATCHES_TASTE,
     "fresh": ReasonKind.NEW_ITEM,
+    "live": ReasonKind.NEW_ITEM,
     "backfill": ReasonKind.BACKFILL,
 }
 

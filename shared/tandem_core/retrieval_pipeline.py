@@ -20,6 +20,7 @@ from tandem_core.filters import Eligibility
 from tandem_core.merge import append, rank_fusion
 from tandem_core.query import Fill, Query, Regime, Seen, SourcePlan
 from tandem_core.sources.base import Found
+from tandem_core.sources.live import LIVE
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +109,12 @@ class RetrievalPipeline:
         if missing <= 0:
             return merged, ()
         # Without a deadline: it takes microseconds, and what the sources found must not be lost now.
-        found, failed = self._ask([SourcePlan("popularity", query.max_results)], user, eligible, Budget())
-        popular = found.get("popularity", Found())
-        new = ~np.isin(popular.rows, merged.rows)
-        return append(merged, "backfill", Found(popular.rows[new][:missing], popular.scores[new][:missing])), failed
+        names = [name for name in ("popularity", LIVE) if name in self.bundle.sources]  # live items are popular last
+        found, failed = self._ask([SourcePlan(name, query.max_results) for name in names], user, eligible, Budget())
+        rows = np.concatenate([Found().rows, *(each.rows for each in found.values())])
+        scores = np.concatenate([Found().scores, *(each.scores for each in found.values())])
+        new = ~np.isin(rows, merged.rows)
+        return append(merged, "backfill", Found(rows[new][:missing], scores[new][:missing])), failed
 
     def _empty_reason(self, merged: CandidateBatch, query: Query, left_out: Sequence[Degradation]) -> str:
         if len(merged):

@@ -27,7 +27,7 @@ from tandem_core.registry import Registry
 from tandem_core.serving_bundles import ServingBundles
 from tandem_ranking.config import RankingSettings
 from tandem_ranking.parts import parts as ranking_parts
-from tandem_ranking.writer.__main__ import build as build_writer
+from tandem_ranking.writer.__main__ import parts as writer_parts
 from tandem_ranking.writer.config import WriterSettings
 from tandem_retrieval.config import RetrievalSettings
 from tandem_retrieval.parts import parts as retrieval_parts
@@ -85,7 +85,9 @@ def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> 
     target = f"ipv4:127.0.0.1:{retrieval.port}"
     # Long enough that a busy machine does not turn an ignored field into a fallback.
     ranking = started(RankingSettings(**common, retrieval_target=target, retrieval_timeout_ms=10_000), ranking_parts)
-    writer = build_writer(WriterSettings(**common))
+    register, encoders = writer_parts(WriterSettings(**common))
+    assert encoders.refresh()
+    writer = Service(WriterSettings(**common), register, 0)
     writer.start(serving=True)
     admin = Service(RetrievalSettings(**common), lambda server: admin_registered(two_bundles, server), 0)
     admin.start(serving=True)
