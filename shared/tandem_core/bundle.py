@@ -115,7 +115,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
         for golden in manifest.goldens:
             _check_golden(golden, user_tower, schema)
-        index = _index(folder, "two_tower", manifest, item_vectors)
+        index = open_index(folder, "two_tower", manifest, item_vectors)
         sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
         for name in ("kmeans", "mixture"):
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
@@ -143,7 +143,7 @@ def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[s
     als_factors = _vectors(folder / "als_factors.npy", n_items)
     next_items = SparseRows.load(folder / "item_to_item.npz", n_items, n_items)
     return {
-        "als": Als(_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
+        "als": Als(open_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
         "item_to_item": ItemToItem(next_items, manifest.item_to_item.half_life),
     }
 
@@ -154,7 +154,7 @@ def _content_sources(
     cold = np.flatnonzero(catalog.event_counts < manifest.features.cold_item_events).astype(np.int32)
     half_life = manifest.content_neighbours.half_life
     return {
-        "content_neighbours": ContentNeighbours(_index(folder, "content", manifest, content), half_life),
+        "content_neighbours": ContentNeighbours(open_index(folder, "content", manifest, content), half_life),
         "content_cold": ColdContentNeighbours(content, cold, half_life),
         "fresh": Fresh(_born(folder / "born_ms.npy", len(catalog)), manifest.fresh.max_age_days),
         "search": Search.load(folder / "search.npz", len(catalog)),
@@ -185,7 +185,7 @@ def _vectors(path: Path, n: int, dim: int | None = None) -> NDArray[np.float32]:
     return vectors
 
 
-def _index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+def open_index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
     info: IndexInfo = manifest.indexes[name]
     if info.kind == "exact" or info.ef is None:
         return ExactIndex(vectors)
