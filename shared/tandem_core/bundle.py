@@ -17,6 +17,7 @@ from tandem_core.features import FeatureSchema, History, User, encode_context
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
+from tandem_core.index.ivf import IvfIndex
 from tandem_core.manifest import Golden, IndexInfo, Manifest, read_manifest, verify_files
 from tandem_core.query import Regime, SourcePlan
 from tandem_core.scorer import OnnxScorer
@@ -55,6 +56,7 @@ FILES = frozenset(
     }
 )
 COLD_ITEMS = "cold_items.npz"
+INDEX_FILES = {"ivf": ".ivf.npz", "hnsw": ".hnsw"}  # exact search needs no file
 GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
 
 
@@ -83,7 +85,7 @@ class Bundle:
 def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True) -> Bundle:
     """Load and check the parts that retrieval, ranking or both need; raises BundleRefused saying what is wrong."""
     manifest = read_manifest(folder)
-    indexes = {f"{name}.hnsw" for name, info in manifest.indexes.items() if info.kind == "hnsw"}
+    indexes = {name + INDEX_FILES[info.kind] for name, info in manifest.indexes.items() if info.kind in INDEX_FILES}
     if unlisted := (FILES | indexes) - set(manifest.files):
         raise BundleRefused(f"the manifest of {folder} does not list {sorted(unlisted)}: nothing vouches for them")
     verify_files(folder, manifest)
@@ -186,10 +188,13 @@ def _vectors(path: Path, n: int, dim: int | None = None) -> NDArray[np.float32]:
 
 
 def open_index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+    """Return the named index over its vectors, searched as the manifest says."""
     info: IndexInfo = manifest.indexes[name]
-    if info.kind == "exact" or info.ef is None:
-        return ExactIndex(vectors)
-    return HnswIndex.load(folder / f"{name}.hnsw", vectors, info.ef)
+    if info.kind == "ivf" and info.probes is not None:
+        return IvfIndex.load(folder / f"{name}{INDEX_FILES['ivf']}", vectors, info.probes)
+    if info.kind == "hnsw" and info.ef is not None:
+        return HnswIndex.load(folder / f"{name}{INDEX_FILES['hnsw']}", vectors, info.ef)
+    return ExactIndex(vectors)
 
 
 def _plans(manifest: Manifest, sources: Mapping[str, Source]) -> dict[Regime, tuple[SourcePlan, ...]]:
