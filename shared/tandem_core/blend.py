@@ -48,8 +48,8 @@ class Union:
     def of(cls, found: Mapping[str, Found]) -> Union:
         """found: source -> its list, at least one source."""
         rows, places, columns = gather(found)
-        scores = {name: _standard(_of_all(each, rows, places[name])) for name, each in found.items()}
-        return cls(rows, scores, columns)
+        table = np.stack([_of_all(each, rows, places[name]) for name, each in found.items()])
+        return cls(rows, dict(zip(found, _standard(table), strict=True)), columns)
 
     def sum(self, weights: Mapping[str, float]) -> NDArray[np.float32]:
         """Return float32 [n], the weighted sum over the sources that have a weight and answered."""
@@ -91,8 +91,8 @@ def _of_all(each: Found, rows: NDArray[np.int32], slots: NDArray[np.intp]) -> ND
 
 
 def _standard(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the scores with mean 0 and deviation 1; all 0 where they do not differ."""
-    spread = float(scores.std())
-    if not spread > _FLATTEST * max(1.0, float(np.abs(scores).max())):
-        return np.zeros_like(scores)
-    return np.asarray((scores - scores.mean()) / spread, np.float32)
+    """Return each row, float32 [n], with mean 0 and deviation 1; all 0 where its numbers do not differ."""
+    apart = scores - scores.mean(axis=1, keepdims=True)
+    spread = np.sqrt(np.square(apart).mean(axis=1, keepdims=True))
+    says = spread > _FLATTEST * np.maximum(1.0, np.abs(scores).max(axis=1, keepdims=True))
+    return np.where(says, apart / np.where(says, spread, 1), np.float32(0))

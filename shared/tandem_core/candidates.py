@@ -62,5 +62,10 @@ class CandidateBatch:
 
 def order(scores: Array, rows: Array) -> NDArray[np.intp]:
     """Return positions by falling score; NaN and infinite scores sink below all others, ties go to smaller rows."""
+    by_score = np.argsort(-scores)
+    sorted_ = scores[by_score]
+    # Falling all the way means finite and without ties, which is the rule; comparisons with NaN are false.
+    if len(scores) and (sorted_[:-1] > sorted_[1:]).all() and np.isfinite(sorted_[[0, -1]]).all():
+        return by_score  # a fifth of what two keys cost
     finite = np.isfinite(scores)
     return np.lexsort((rows, np.where(finite, -np.where(finite, scores, 0), np.inf)))

@@ -15,7 +15,7 @@ from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
 from tandem_core.policy import PlacementPolicy
-from tandem_core.query import Fill, Query, Regime, Seen
+from tandem_core.query import Fill, Query, Regime, Seen, SourcePlan
 from tandem_core.ranker_features import ranker_features
 from tandem_core.reasons import Reason, reasons_for
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, check_query, eligibility
@@ -67,12 +67,11 @@ class RankingPipeline:
         """
         policy = self._policy(query)
         check_query(self.bundle, query)
-        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         wanted = replace(
             query,
             max_results=max(policy.candidates, query.max_results),
             interacted=query.interacted or policy.interacted,
-            plans=policy.source_plans(user.regime),
+            plans=self._source_plans(policy, query),
         )
         try:
             return retrieve(wanted, budget)
@@ -121,6 +120,11 @@ class RankingPipeline:
                 FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")
             )
         return policy
+
+    def _source_plans(self, policy: PlacementPolicy, query: Query) -> tuple[SourcePlan, ...]:
+        if not policy.plans:  # the rule: then nothing need be known of the user yet
+            return ()
+        return policy.source_plans(resolve_user(self.bundle.schema, self.bundle.catalog, query).regime)
 
     def _hydrate(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User) -> CandidateBatch:
         """Add the columns that rules read; drops nothing."""

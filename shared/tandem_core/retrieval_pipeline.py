@@ -122,7 +122,7 @@ class RetrievalPipeline:
 
 
 def _guaranteed(found: Mapping[str, Found], plans: Sequence[SourcePlan]) -> NDArray[np.int32]:
-    """Return the rows that must stay among the candidates: of each source its first `quota`."""
+    """Return the rows, rising, that must stay among the candidates: of each source its first `quota`."""
     rows = [found[plan.source].rows[: plan.quota] for plan in plans if plan.quota and plan.source in found]
     return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int32)
 
@@ -131,7 +131,8 @@ def _kept(rows: NDArray[np.int32], most: int, guaranteed: NDArray[np.int32]) -> 
     """Return the places, in order, of the first `most` rows, with the last of them giving way to guaranteed ones."""
     if len(rows) <= most or not len(guaranteed):
         return np.arange(min(len(rows), most))
-    must = np.isin(rows, guaranteed)
+    near = np.minimum(np.searchsorted(guaranteed, rows), len(guaranteed) - 1)
+    must = guaranteed[near] == rows
     above = np.cumsum(must)
     # Place i stays if it is guaranteed, or if all guaranteed rows still find room after those before it.
     others = np.arange(1, len(rows) + 1) - above
