@@ -11,6 +11,7 @@ from tandem_cli import (
     bench_quality,
     bench_ratings,
     bench_rolling,
+    bench_serve,
     bench_tradeoff,
     bench_tutorial,
     bench_unseen,
@@ -26,3 +27,4 @@ app.command("rolling")(bench_rolling.rolling)
 app.command("tutorial")(bench_tutorial.tutorial)
 app.command("encoders")(bench_encoders.encoders)
 app.command("ratings")(bench_ratings.ratings)
+app.command("serve")(bench_serve.serve)
