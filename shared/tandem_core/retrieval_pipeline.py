@@ -48,8 +48,7 @@ class RetrievalPipeline:
         check_query(self.bundle, query)
         eligible = eligibility(self.bundle, query, user)
         found, degradations = self._ask(plans, user, eligible, budget)
-        merged = self._merge(found, {plan.source: plan.weight for plan in plans}, query, user.regime)
-        merged = merged.take(_kept(merged.rows, query.max_results, _guaranteed(found, plans)))
+        merged = self._merge(found, plans, query, user.regime)
         if query.fill is Fill.BACKFILL:
             merged, failed = self._fill(merged, user, query, eligible)
             degradations = tuple(dict.fromkeys((*degradations, *failed)))
@@ -63,13 +62,19 @@ class RetrievalPipeline:
         return user.regime, self._ask(plans, user, eligibility(self.bundle, query, user), Budget())[0]
 
     def _merge(
-        self, found: Mapping[str, Found], weights: Mapping[str, float], query: Query, regime: Regime
+        self, found: Mapping[str, Found], plans: Sequence[SourcePlan], query: Query, regime: Regime
     ) -> CandidateBatch:
         """Merge by what was learned for the regime; by rank where nothing was, or where the caller weighs himself."""
+        weights = {plan.source: plan.weight for plan in plans}
+        guaranteed = _guaranteed(found, plans)
+
+        def keep(rows: NDArray[np.int32]) -> NDArray[np.intp]:
+            return _kept(rows, query.max_results, guaranteed)
+
         learned = self.bundle.blends.get(regime)
         if learned is None or query.plans:
-            return rank_fusion(found, weights)
-        return blend(found, learned.with_defaults(weights))
+            return rank_fusion(found, weights, keep)
+        return blend(found, learned.with_defaults(weights), keep)
 
     def _ask(
         self, plans: Sequence[SourcePlan], user: User, eligible: Eligibility, budget: Budget
