@@ -35,9 +35,10 @@ def serve(
     from tandem_cli.serving_bench.measure import Effort, measure
     from tandem_cli.serving_bench.processes import NotServing
     from tandem_cli.serving_bench.report import facts, tables
-    from tandem_cli.serving_bench.world import make_world, trained_base
+    from tandem_cli.serving_bench.world import SEED, make_world, trained_base
     from tandem_core.registry import Registry
     from tandem_trainer.config import IndexSettings
+    from tandem_trainer.studies.hardness import hardness
 
     sizes = [int(text) for text in items.split(",")]
     with user_errors(ValueError, NotServing), ConsoleProgress() as progress:
@@ -56,8 +57,11 @@ def serve(
             with progress.step(f"{size:,} items"), tempfile.TemporaryDirectory() as folder:
                 found.append(measure(world, effort, Path(folder), peer.resolve() if peer.exists() else None))
     out.print(facts(base.name, effort), highlight=False)
-    for table in tables(found):
+    for table in [*tables(found), hardness(base, SEED)]:
         out.print(drawn(table))
+    for figures in found:
+        if profile := figures.values.get("peer profile"):
+            out.print(f"the peer, {figures.items:,} items, 200 requests:\n{profile}", highlight=False, markup=False)
     if json_file is not None:
         json_file.write_text(json.dumps([{"items": f.items, **f.values} for f in found], indent=1))
         out.print(f"all figures: {json_file}")

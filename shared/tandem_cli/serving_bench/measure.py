@@ -64,7 +64,16 @@ def measure(world: World, effort: Effort, folder: Path, peer_script: Path | None
             log = folder / f"peer-{naive}.log"
             with peer(peer_script, world.bundle_path, world.store, log, naive_mmr=naive) as other:
                 figures.values[name] = _saturation(other, world.warm, effort, folder)
+        figures.values["peer profile"] = _profile(peer_script, world)
     return figures
+
+
+def _profile(script: Path, world: World) -> str:
+    """Return where the plain implementation spends its time: the functions that take most, by their own time."""
+    command = [sys.executable, str(script), "--bundle", str(world.bundle_path), "--store", str(world.store)]
+    done = subprocess.run([*command, "--profile", "user-0"], capture_output=True, text=True, check=True)  # noqa: S603
+    lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+    return "\n".join(line.replace(f"{script.parent}/", "").replace(f"{sys.prefix}/", "") for line in lines)
 
 
 def _compared(inner: Inner, serving: Serving, requests: list[bytes], calls: int, kind: str) -> dict[str, Any]:
@@ -174,11 +183,11 @@ def _h2load(target: str, request: bytes, seconds: float, cores: list[int], folde
     """
     framed = folder / "request.bin"
     framed.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
-    command = ["h2load", "-D", f"{seconds:g}", "-c", str(CONNECTIONS), "-m", "1", "-t", "1", "-d", str(framed)]
-    command += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://{target}{METHOD}"]
-    done = subprocess.run(  # noqa: S603  a fixed command
-        command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores)
-    )
+    command = ["h2load", "-D", f"{seconds * 1000:.0f}ms", "-c", str(CONNECTIONS), "-m", "1", "-t", "1"]
+    command += ["-d", str(framed), "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    pinned = f"import os, sys; os.sched_setaffinity(0, {cores}); os.execvp(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", pinned, *command, f"http://{target}{METHOD}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  a fixed command
     total, succeeded = (int(re.search(rf"(\d+) {word}", done.stdout)[1]) for word in ("done", "succeeded"))  # type: ignore[index]
     data = int(re.search(r"\((\d+)\) data", done.stdout)[1])  # type: ignore[index]
     with channel_to(target) as channel:

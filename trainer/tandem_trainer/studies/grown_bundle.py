@@ -111,6 +111,15 @@ def synthetic_history(next_items: SparseRows, events: int, rng: np.random.Genera
     return np.array(walked[::-1], np.int32)
 
 
+def with_noise(vectors: NDArray[np.float32], noise: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return float32 [n, D]: each vector with noise of that share of its length, turned, not lengthened."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    own = rng.standard_normal(vectors.shape, np.float32) / np.float32(np.sqrt(vectors.shape[1]))
+    turned = vectors + np.float32(noise) * lengths * own
+    grown: NDArray[np.float32] = turned * (lengths / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-9))
+    return grown
+
+
 class _Growing:
     def __init__(self, source: Path, manifest: Manifest, staging: Path, rng: np.random.Generator, n: int) -> None:
         self._source, self._manifest, self._staging, self._rng = source, manifest, staging, rng
@@ -177,17 +186,12 @@ class _Growing:
 
     def _vectors(self, name: str) -> NDArray[np.float32]:
         old: NDArray[np.float32] = np.load(self._source / f"{name}.npy", allow_pickle=False)
-        lengths = np.linalg.norm(old, axis=1)
         grown = np.empty((self._n, old.shape[1]), np.float32)
         for begin in range(0, self._n, 100_000):  # in parts: noise of a million items would take memory thrice
             part = self._family.parents[begin : begin + 100_000]
-            noise = self._rng.standard_normal((len(part), old.shape[1]), np.float32) / np.sqrt(old.shape[1])
-            children = old[part] + NOISE * lengths[part][:, None] * noise
-            stretch = lengths[part]
+            grown[begin : begin + len(part)] = with_noise(old[part], NOISE, self._rng)
             if name == "als_factors":
-                stretch = stretch * self._share[begin : begin + len(part)] ** LENGTH_BY_EVENTS
-            own = np.maximum(np.linalg.norm(children, axis=1), 1e-9)
-            grown[begin : begin + len(part)] = children * (stretch / own)[:, None]
+                grown[begin : begin + len(part)] *= self._share[begin : begin + len(part), None] ** LENGTH_BY_EVENTS
         np.save(self._staging / f"{name}.npy", grown)
         return grown
 
