@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,12 @@ def measure(world: World, effort: Effort, folder: Path, peer_script: Path | None
         figures.values["start_s"] = serving.start_s
         for kind, requests in (("warm", world.warm), ("cold", world.cold)):
             figures.values[kind] = _compared(inner, serving, requests, effort.calls, kind)
-        figures.values["load"] = _loads(serving, world, effort, folder)
+        figures.values["saturation"] = _saturations(serving, world, effort, folder, peer_script)
+        peak = figures.values["saturation"]["ours"]["per second"]
+        figures.values["load"] = {share: _load(serving, world, share * peak, effort, folder) for share in effort.rates}
         figures.values["memory"] = {r: {"rss": u.rss_mib, "pss": u.pss_mib} for r, u in serving.usage().items()}
         figures.values["reload_s"] = _reload(serving, world)
     if peer_script is not None:
-        for name, naive in (("peer", False), ("peer, naive MMR", True)):
-            log = folder / f"peer-{naive}.log"
-            with peer(peer_script, world.bundle_path, world.store, log, naive_mmr=naive) as other:
-                figures.values[name] = _saturation(other, world.warm, effort, folder)
         figures.values["peer profile"] = _profile(peer_script, world)
     return figures
 
@@ -116,39 +115,58 @@ def _percentiles(times: Sequence[float]) -> dict[str, float]:
     return {name: float(np.percentile(times, share)) for name, share in shown.items()}
 
 
-def _loads(serving: Serving, world: World, effort: Effort, folder: Path) -> dict[str, Any]:
-    """Saturation first; then latencies at shares of it, as an open loop of warm users."""
-    found: dict[str, Any] = {"saturation": _saturation(serving, world.warm, effort, folder)}
-    for share in effort.rates:
-        rate = share * found["saturation"]["per second"]
-        runs = [
-            _client({"kind": "open", "rate": rate, "seconds": effort.seconds, "seed": run}, serving, world.warm, folder)
-            for run in range(effort.runs)
-        ]
-        each = [_percentiles(run["latencies_ms"]) for run in runs]
-        found[f"at {share:g} of saturation"] = {
-            "rate": rate,
-            **{name: float(np.median([run[name] for run in each])) for name in each[0]},
-            "wrong": sum(sum(run["wrong"].values()) for run in runs),
-            "degraded": sum(run["degraded"] for run in runs),
-            "stolen": float(np.median([run["stolen"] for run in runs])),
-        }
-    return found
-
-
-def _saturation(serving: Serving, requests: list[bytes], effort: Effort, folder: Path) -> dict[str, Any]:
-    """Return requests a second at most, CPU by process, and whether the answers were good; medians of the runs."""
-    runs = [_peak(serving, requests, effort.seconds, folder) for _ in range(effort.runs)]
-    roles = runs[0]["cpu"]
-    cpu = {role: float(np.median([run["cpu"][role] for run in runs])) for role in roles}
+def _load(serving: Serving, world: World, rate: float, effort: Effort, folder: Path) -> dict[str, Any]:
+    """Return latencies of warm users who arrive at a rate, as an open loop; medians of the runs."""
+    runs = [
+        _client({"kind": "open", "rate": rate, "seconds": effort.seconds, "seed": run}, serving, world.warm, folder)
+        for run in range(effort.runs)
+    ]
+    each = [_percentiles(run["latencies_ms"]) for run in runs]
     return {
-        "per second": float(np.median([run["per second"] for run in runs])),
-        "per second and core": float(np.median([run["per second and core"] for run in runs])),
+        "rate": rate,
+        **{name: float(np.median([run[name] for run in each])) for name in each[0]},
+        "wrong": sum(sum(run["wrong"].values()) for run in runs),
+        "degraded": sum(run["degraded"] for run in runs),
+        "stolen": float(np.median([run["stolen"] for run in runs])),
+    }
+
+
+def _saturations(
+    serving: Serving, world: World, effort: Effort, folder: Path, peer_script: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Saturate the services and the peers in turns, so that a busy machine troubles all alike; medians of the runs."""
+    with ExitStack() as stack:
+        servers = {"ours": serving}
+        if peer_script is not None:
+            for name, naive in (("peer", False), ("peer, naive MMR", True)):
+                log = folder / f"peer-{naive}.log"
+                servers[name] = stack.enter_context(
+                    peer(peer_script, world.bundle_path, world.store, log, naive_mmr=naive)
+                )
+        runs = [
+            {name: _peak(server, world.warm, effort.seconds, folder) for name, server in servers.items()}
+            for _ in range(effort.runs)
+        ]
+    return {name: _median_peak([run[name] for run in runs], [run["ours"] for run in runs]) for name in servers}
+
+
+def _median_peak(runs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return medians over the runs; "ours over it" and "its CPU over ours" are medians of each run's ratio."""
+    cpu = {role: float(np.median([run["cpu"][role] for run in runs])) for role in runs[0]["cpu"]}
+    median = {
+        name: float(np.median([run[name] for run in runs])) for name in ("per second", "per second and core", "stolen")
+    }
+    pairs = list(zip(ours, runs, strict=True))
+    return {
+        **median,
         "cpu by process": cpu,
         "cpu": sum(cpu.values()),
         "wrong": sum(run["wrong"] for run in runs),
         "client": runs[0]["client"],
-        "stolen": float(np.median([run["stolen"] for run in runs])),
+        "ours over it": float(np.median([our["per second"] / run["per second"] for our, run in pairs])),
+        "its CPU over ours": float(
+            np.median([our["per second and core"] / run["per second and core"] for our, run in pairs])
+        ),
     }
 
 

@@ -37,8 +37,8 @@ def tables(found: Sequence[Figures]) -> list[StudyTable]:
             tuple(row for figures in found for row in _loads(figures)),
         ),
         StudyTable(
-            "saturation",
-            ("items, server", "per s", "per s and core", "CPU ms", "CPU by process", "wrong", "ours over it"),
+            "saturation, servers in turns",
+            ("items, server", "per s", "per CPU s", "CPU ms", "wrong", "stolen %", "ours over it", "its CPU over ours"),
             tuple(row for figures in found for row in _saturations(figures)),
         ),
         StudyTable(
@@ -76,36 +76,33 @@ def _parts(found: Sequence[Figures]) -> list[Row]:
 def _loads(figures: Figures) -> list[Row]:
     return [
         (
-            f"{figures.items:,} {name}",
+            f"{figures.items:,} at {share:g} of saturation",
             round(each["rate"], 1),
-            *(round(each[share], 2) for share in ("p50", "p95", "p99", "p99.9")),
+            *(round(each[name], 2) for name in ("p50", "p95", "p99", "p99.9")),
             each["wrong"] + each["degraded"],
             round(100 * each["stolen"], 2),
         )
-        for name, each in figures.values["load"].items()
-        if "rate" in each
+        for share, each in figures.values["load"].items()
     ]
 
 
 def _saturations(figures: Figures) -> list[Row]:
-    ours = figures.values["load"]["saturation"]
-    rows: list[Row] = []
-    for name in ("ours", "peer", "peer, naive MMR"):
-        each = ours if name == "ours" else figures.values.get(name)
-        if each is not None:
-            by_process = ", ".join(f"{role} {cpu:.2f}" for role, cpu in each["cpu by process"].items())
-            rows.append(
-                (
-                    f"{figures.items:,} {name} ({each['client']})",
-                    round(each["per second"], 1),
-                    round(each["per second and core"], 1),
-                    round(each["cpu"], 2),
-                    by_process,
-                    each["wrong"],
-                    None if name == "ours" else round(ours["per second"] / each["per second"], 2),
-                )
-            )
-    return rows
+    return [
+        (
+            f"{figures.items:,} {name} ({each['client']})",
+            round(each["per second"], 1),
+            round(each["per second and core"], 1),
+            ", ".join(f"{role} {cpu:.2f}" for role, cpu in each["cpu by process"].items()),
+            each["wrong"],
+            round(100 * each["stolen"], 2),
+            *(
+                (None, None)
+                if name == "ours"
+                else (round(each["ours over it"], 2), round(each["its CPU over ours"], 2))
+            ),
+        )
+        for name, each in figures.values["saturation"].items()
+    ]
 
 
 def _process(figures: Figures) -> Row:
