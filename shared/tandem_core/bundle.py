@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,8 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     """Load files as the manifest describes them, hashes not compared: for the trainer, whose bundle is not done."""
     schema = manifest.features
     catalog = Catalog.load(folder / "catalog.npz")
+    if ranking:
+        _check_ranker_columns(manifest.ranker_features, catalog)
     item_vectors = _vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim)
     content_vectors = _vectors(folder / "content_vectors.npy", len(catalog))
     popularity = PopularityTables.load(folder / "popularity.npz")
@@ -162,6 +164,15 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
         user_tower=user_tower,
     )
+
+
+def _check_ranker_columns(names: Sequence[str], catalog: Catalog) -> None:
+    """Raise BundleRefused where the ranker reads a column of items that the catalogue does not have."""
+    for name in names:
+        kind, _, column = name.partition(":")
+        if kind == "number" and column not in catalog.numbers:
+            known = ", ".join(catalog.numbers)
+            raise BundleRefused(f"the ranker reads {name!r}, and the catalogue has no such number column, only {known}")
 
 
 def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[str, Source]:

@@ -23,6 +23,7 @@ from tandem_core.policy import load_policies
 from tandem_core.query import Query, decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved
+from tandem_core.rule_chain import RuleChain
 from tandem_core.stores.sqlite import SqliteStore
 from tandem_core.user_state import with_stored
 
@@ -94,8 +95,7 @@ class Inner:
 
         def retrieve(wanted: Query, budget: Budget) -> Retrieved:
             nonlocal retrieval_ns
-            asked = wire.Asked(message.context, None, message.exclude_item_ids)
-            sent = wire._request(asked, wanted, list(bundles)).SerializeToString()
+            sent = wire._request(message.context, wanted, list(bundles)).SerializeToString()
             there = time.thread_time_ns()
             answer = self._retrieve(sent)
             retrieval_ns += time.thread_time_ns() - there
@@ -138,18 +138,20 @@ class Inner:
     @contextmanager
     def stages(self) -> Iterator[None]:
         """While open, the stages of both pipelines leave their CPU time in parts_us, engines included."""
-        watched = [
-            (self.ranking, "_hydrate", "ranking: hydrate"),
-            (self.ranking, "_score", "ranking: features and ranker"),
-            (self.ranking, "_apply_rules", "ranking: rules"),
-            (self.retrieval, "_ask", "retrieval: sources"),
-            (self.retrieval, "_merge", "retrieval: merge"),
+        watched: list[tuple[type, str, str]] = [
+            (RankingPipeline, "_score", "ranking: features and ranker"),
+            (RuleChain, "apply", "ranking: rules, with the item columns they read"),
+            (RetrievalPipeline, "_ask", "retrieval: sources"),
+            (RetrievalPipeline, "_merge", "retrieval: merge"),
         ]
-        for owner, method, name in watched:
-            setattr(owner, method, self._timed(getattr(owner, method), name))
-        yield
-        for owner, method, _ in watched:
-            delattr(owner, method)
+        originals = [getattr(owner, method) for owner, method, _ in watched]
+        for (owner, method, name), original in zip(watched, originals, strict=True):
+            setattr(owner, method, self._timed(original, name))
+        try:
+            yield
+        finally:
+            for (owner, method, _), original in zip(watched, originals, strict=True):
+                setattr(owner, method, original)
 
     def _timed(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
