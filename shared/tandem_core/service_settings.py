@@ -20,7 +20,7 @@ class ServiceSettings(BaseSettings):
     threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
     max_concurrent_rpcs: int = Field(default=64, ge=1)  # at work or waiting; more are refused with RESOURCE_EXHAUSTED
     registry: Path = Path("bundles")
-    store: str = "sqlite:///store.db"
+    store: str = Field(default="sqlite:///store.db", repr=False)  # may hold a password
     bundle_poll_s: float = Field(default=2.0, gt=0)
     admin_port: int | None = Field(default=None, ge=0, le=65535)  # BundleService; none without it, 0: any free one
     drain_s: float = Field(default=0.5, ge=0)  # between saying NOT_SERVING and stopping: clients must see it

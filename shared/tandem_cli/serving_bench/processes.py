@@ -72,6 +72,7 @@ def services(registry: Path, store: Path, log: Path) -> Iterator[Serving]:
     retrieval_port, port = free_port(), free_port()
     command = [sys.executable, "-c", "from tandem_cli.main import app; app()", "serve", "--registry", str(registry)]
     command += ["--store", f"sqlite:///{store}", "--retrieval-port", str(retrieval_port), "--ranking-port", str(port)]
+    command += ["--writer-port", str(free_port())]
     with _running(command, f"127.0.0.1:{port}", log) as serving:
         yield serving
 
