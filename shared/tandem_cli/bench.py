@@ -14,6 +14,7 @@ from tandem_cli import (
     bench_quality,
     bench_ratings,
     bench_rolling,
+    bench_serve,
     bench_tradeoff,
     bench_tutorial,
     bench_unseen,
@@ -32,3 +33,4 @@ app.command("encoders")(bench_encoders.encoders)
 app.command("events")(bench_events.events)
 app.command("diversity")(bench_diversity.diversity)
 app.command("ratings")(bench_ratings.ratings)
+app.command("serve")(bench_serve.serve)

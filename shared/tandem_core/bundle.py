@@ -18,6 +18,7 @@ from tandem_core.features import FeatureSchema, History, User, encode_context
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
+from tandem_core.index.ivf import IvfIndex
 from tandem_core.live.growing import with_room
 from tandem_core.manifest import Golden, IndexInfo, Manifest, read_manifest, verify_files
 from tandem_core.query import Regime, SourcePlan
@@ -58,6 +59,7 @@ FILES = frozenset(
     }
 )
 COLD_ITEMS = "cold_items.npz"
+INDEX_FILES = {"ivf": ".ivf.npz", "hnsw": ".hnsw"}  # exact search needs no file
 GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
 
 
@@ -101,7 +103,7 @@ def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True, w
     warm: open and check the models too; without it `Bundle.warm` must be called before the bundle serves.
     """
     manifest = read_manifest(folder)
-    indexes = {f"{name}.hnsw" for name, info in manifest.indexes.items() if info.kind == "hnsw"}
+    indexes = {name + INDEX_FILES[info.kind] for name, info in manifest.indexes.items() if info.kind in INDEX_FILES}
     if unlisted := (FILES | indexes) - set(manifest.files):
         raise BundleRefused(f"the manifest of {folder} does not list {sorted(unlisted)}: nothing vouches for them")
     verify_files(folder, manifest)
@@ -142,7 +144,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     user_tower = None
     if retrieval:
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
-        index = _index(folder, "two_tower", manifest, item_vectors)
+        index = open_index(folder, "two_tower", manifest, item_vectors)
         sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
         for name in ("kmeans", "mixture"):
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
@@ -179,7 +181,7 @@ def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[s
     als_factors = _vectors(folder / "als_factors.npy", n_items)
     next_items = SparseRows.load(folder / "item_to_item.npz", n_items, n_items)
     return {
-        "als": Als(_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
+        "als": Als(open_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
         "item_to_item": ItemToItem(next_items, manifest.item_to_item.half_life),
     }
 
@@ -190,7 +192,7 @@ def _content_sources(
     cold = np.flatnonzero(catalog.event_counts < manifest.features.cold_item_events).astype(np.int32)
     half_life = manifest.content_neighbours.half_life
     return {
-        "content_neighbours": ContentNeighbours(_index(folder, "content", manifest, content), half_life),
+        "content_neighbours": ContentNeighbours(open_index(folder, "content", manifest, content), half_life),
         "content_cold": ColdContentNeighbours(content, cold, half_life),
         "fresh": Fresh(_born(folder / "born_ms.npy", len(catalog)), manifest.fresh.max_age_days),
         "search": Search.load(folder / "search.npz", len(catalog)),
@@ -222,11 +224,14 @@ def _vectors(path: Path, n: int, dim: int | None = None, *, in_file: bool = Fals
     return vectors
 
 
-def _index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+def open_index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+    """Return the named index over its vectors, searched as the manifest says."""
     info: IndexInfo = manifest.indexes[name]
-    if info.kind == "exact" or info.ef is None:
-        return ExactIndex(vectors)
-    return HnswIndex.load(folder / f"{name}.hnsw", vectors, info.ef)
+    if info.kind == "ivf" and info.probes is not None:
+        return IvfIndex.load(folder / f"{name}{INDEX_FILES['ivf']}", vectors, info.probes)
+    if info.kind == "hnsw" and info.ef is not None:
+        return HnswIndex.load(folder / f"{name}{INDEX_FILES['hnsw']}", vectors, info.ef)
+    return ExactIndex(vectors)
 
 
 def _plans(manifest: Manifest, sources: Mapping[str, Source]) -> dict[Regime, tuple[SourcePlan, ...]]:

@@ -168,7 +168,7 @@ class Eligibility:
         # A fresh zero array costs only the pages it touches, even with a million rows.
         self._excluded = np.zeros(len(catalog), np.bool_)
         self._excluded[excluded] = True
-        self.excluded_count = int(np.count_nonzero(self._excluded)) if len(excluded) else 0
+        self.excluded_count = len(np.unique(excluded))  # not counted in the mask, which is as long as the catalogue
         self._matching: Rows | None = None
         self._whole: Eligibility | None = None
         self._part: Eligibility | None = None

@@ -89,21 +89,22 @@ def parse_candidates(
         inside = bool((given < catalog.bundle_size).all())
         checks.that(inside, f"{field}.rows", f"has rows outside the catalogue of {catalog.bundle_size} items")
     known = rows >= 0
-    different = len(set(message.item_ids)) if by_id else len(np.unique(given))
+    different = len(set(message.item_ids)) if by_id else n - int((np.diff(np.sort(given)) == 0).sum())
     checks.that(different == n, field, "names an item twice")
     checks.done()
     unknown = [item_id for item_id, ok in zip(message.item_ids, known, strict=True) if not ok] if by_id else []
-    return CandidateBatch(rows, scores, columns).take(known), unknown
+    batch = CandidateBatch(rows, scores, columns)
+    return batch if known.all() else batch.take(known), unknown
 
 
 def _column(checks: Checks, values: object, n: int, dtype: type, field: str) -> NDArray[Any]:
     """Return a packed column as an array; absent ones are all 0."""
-    column: NDArray[Any] = np.array(
-        values, dtype
-    )  # one call into the message's own buffer: slicing takes six times as long
+    # One call into the message's own buffer: slicing takes six times as long.
+    column: NDArray[Any] = np.array(values, dtype)
     if not len(column):
         return np.zeros(n, dtype)
     if not checks.that(len(column) == n, field, f"has {len(column)} entries, the list has {n}"):
         return np.zeros(n, dtype)
-    checks.that(bool(np.isfinite(column).all()), field, "has a value that is not finite")
+    if dtype is np.float32:  # whole numbers are finite
+        checks.that(bool(np.isfinite(column).all()), field, "has a value that is not finite")
     return column

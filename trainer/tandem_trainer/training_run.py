@@ -231,12 +231,10 @@ class TrainingRun:
         profiles = [content_profile(self.content, user.history, half_life) for user in users]
         contents = [profile for profile in profiles if profile is not None]
         infos = {
-            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower.hnsw", seed),
-            "als": build_index(
-                self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als.hnsw", seed
-            ),
+            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower", seed),
+            "als": build_index(self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als", seed),
             "content": build_index(
-                self.content, np.array(contents, np.float32), index, self._staging / "content.hnsw", seed
+                self.content, np.array(contents, np.float32), index, self._staging / "content", seed
             ),
         }
         self._entries["indexes"] = infos
