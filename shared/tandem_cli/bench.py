@@ -9,6 +9,7 @@ from tandem_cli import (
     bench_cold,
     bench_encoders,
     bench_quality,
+    bench_ranker,
     bench_ratings,
     bench_rolling,
     bench_tradeoff,
@@ -18,6 +19,7 @@ from tandem_cli import (
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
+app.command("ranker")(bench_ranker.ranker)
 app.command("cold")(bench_cold.cold)
 app.command("unseen")(bench_unseen.unseen)
 app.command("clusters")(bench_clusters.clusters)

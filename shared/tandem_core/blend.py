@@ -48,7 +48,8 @@ class Union:
     def of(cls, found: Mapping[str, Found]) -> Union:
         """found: source -> its list, at least one source."""
         rows, places, columns = gather(found)
-        scores = {name: _standard(_of_all(each, rows, places[name])) for name, each in found.items()}
+        said = {name: _of_all(each, columns[f"score:{name}"], places[name]) for name, each in found.items()}
+        scores = {name: _standard(each) for name, each in said.items()}
         return cls(rows, scores, columns)
 
     def sum(self, weights: Mapping[str, float]) -> NDArray[np.float32]:
@@ -82,10 +83,10 @@ def blend(found: Mapping[str, Found], weights: BlendWeights) -> CandidateBatch:
     return CandidateBatch(union.rows, scores - scores.min() + _GAP, union.columns).best_first()
 
 
-def _of_all(each: Found, rows: NDArray[np.int32], slots: NDArray[np.intp]) -> NDArray[np.float32]:
+def _of_all(each: Found, known: NDArray[np.float32], slots: NDArray[np.intp]) -> NDArray[np.float32]:
     if each.score_rows is not None:
-        return each.score_rows(rows)
-    scores = np.full(len(rows), each.scores.min() if len(each) else 0.0, np.float32)
+        return known
+    scores = np.full(len(known), each.scores.min() if len(each) else 0.0, np.float32)
     scores[slots] = each.scores
     return scores
 

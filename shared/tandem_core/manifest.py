@@ -105,6 +105,13 @@ class BlendInfo(_Part):
     head: int
 
 
+class RankerHead(_Part):
+    """One answer of the ranker. value: it is the expected value of an event, not the probability that there is one."""
+
+    name: str
+    value: bool = False
+
+
 class Golden(_Part):
     """A query whose answer is known: the loader asks it before the bundle may serve.
 
@@ -129,7 +136,8 @@ class Manifest(_Part):
     schema_digest: str
     features: FeatureSchema
     ranker_features: list[str]
-    ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
+    ranker_heads: list[RankerHead] = []
+    ranker_helps: bool  # on held-out requests its order was better beyond chance; policies may overrule it
     text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; serving needs no file
     indexes: dict[str, IndexInfo]
     als: AlsInfo

@@ -33,7 +33,8 @@ def gather(
     found: Mapping[str, Found],
 ) -> tuple[NDArray[np.int32], dict[str, NDArray[np.intp]], dict[str, NDArray[Any]]]:
     """Return the union of at least one source's list: rows int32 [n], rising, where in it each source's list is, best
-    first, and the columns rank:<source> and score:<source>, 0 where a source did not find the row.
+    first, and the columns rank:<source>, 0 where a source did not find the row, and score:<source>: of rows that it did
+    not find only where it can score any row, else 0.
     """
     rows, slot = np.unique(np.concatenate([each.rows for each in found.values()]), return_inverse=True)
     places: dict[str, NDArray[np.intp]] = {}
@@ -42,7 +43,8 @@ def gather(
     for name, each in found.items():
         places[name] = slot[start : start + len(each)]
         start += len(each)
-        ranks, scores = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.float32)
+        ranks = np.zeros(len(rows), np.int32)
+        scores = np.zeros(len(rows), np.float32) if each.score_rows is None else each.score_rows(rows)
         ranks[places[name]] = np.arange(1, len(each) + 1)
         scores[places[name]] = each.scores
         columns |= {f"rank:{name}": ranks, f"score:{name}": scores}
