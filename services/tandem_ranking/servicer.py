@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
+from tandem_core.degradation import Degradation
+from tandem_core.dummy import dummy_slate
 from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
+from tandem_core.experiments import Experiments
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED
 from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
-from tandem_core.grpc_render import degradations, ranked_items, serving_state
+from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, serving_state
 from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
-from tandem_core.policy import PlacementPolicy
-from tandem_core.query import decision_id_of
-from tandem_core.ranking_pipeline import RankingPipeline, Retrieve
+from tandem_core.interleaving import once, shown
+from tandem_core.query import Query, decision_id_of
+from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
@@ -32,12 +35,12 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         bundles: ServingBundles[RankingPipeline],
         store: UserStore,
         retrieval: RetrievalClient,
-        policies: Mapping[str, PlacementPolicy],
+        experiments: Experiments,
     ) -> None:
         self._bundles = bundles
         self._store = store
         self._retrieval = retrieval
-        self._placements = sorted(policies)
+        self._experiments = experiments
         self._started_ms = time.time_ns() // 1_000_000
 
     def Recommend(
@@ -58,14 +61,20 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return ranking_pb2.BatchRecommendResponse(results=results)
 
     def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
-        query = parse_rank(request, _now_ms())
+        assigned = self._experiments.assign(parse_rank(request, _now_ms()))
         budget = Budget.of(context.time_remaining())
         wanted = request.candidates.bundle_id if request.candidates.rows else ""
         pipeline = self._bundles.held.choose([wanted] if wanted else ())
         check_returned_attributes(request.return_attributes, pipeline.bundle.catalog)
         candidates, unknown = parse_candidates(request.candidates, pipeline.bundle.catalog)
-        query, missing = with_stored(query, self._store)
-        slate = pipeline.rank(query, candidates, budget)
+        query = assigned.query
+        missing: Sequence[Degradation] = ()
+        if request.validate_only:
+            pipeline.check(query)
+            slate = dummy_slate(pipeline.bundle, query, candidates)
+        else:
+            query, missing = with_stored(query, self._store)
+            slate = shown(query, assigned.teams, lambda each: pipeline.rank(each, candidates, budget))
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
@@ -73,7 +82,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             request_id=query.request_id,
             degradations=degradations([*missing, *slate.degradations]),
             unknown_item_ids=unknown,
-            experiments=request.context.experiments,
+            experiments=experiment_assignments(query),
             empty_reason=slate.empty_reason,
         )
 
@@ -89,31 +98,30 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         bundle = held.loaded[0][1].bundle if held.loaded else None
         return ranking_pb2.GetServingStateResponse(
             state=serving_state(held, bundle, self._started_ms),
-            placements=self._placements,
+            placements=self._experiments.placements,
             retrieval_connection=self._retrieval.state,
         )
 
     def _recommend(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.RecommendResponse:
-        query = parse_recommend(request, _now_ms())
+        assigned = self._experiments.assign(parse_recommend(request, _now_ms()))
         budget.check()
         held = self._bundles.held  # one look for the whole request: versions never mix
         current = held.choose()
         check_returned_attributes(request.return_attributes, current.bundle.catalog)
-        query, missing = with_stored(query, self._store)
+        if request.validate_only:
+            current.check(assigned.query)
+            return _response(request, assigned.query, current.bundle, dummy_slate(current.bundle, assigned.query))
+        query, missing = with_stored(assigned.query, self._store)
         bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
-        retrieved = current.candidates(query, budget, self._way_to_retrieval(request, bundles))
-        pipeline = held.choose([retrieved.bundle_id])
-        slate = pipeline.arrange(query, retrieved, budget)
-        return ranking_pb2.RecommendResponse(
-            items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
-            bundle_id=slate.bundle_id,
-            decision_id=decision_id_of(query.request_id),
-            request_id=query.request_id,
-            regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
-            degradations=degradations([*missing, *slate.degradations]),
-            experiments=request.context.experiments,
-            empty_reason=slate.empty_reason,
-        )
+        way = self._way_to_retrieval(request, bundles)
+        retrieve = once(way) if assigned.teams else way
+
+        def recommend(query: Query) -> Slate:
+            retrieved = current.candidates(query, budget, retrieve)
+            return held.choose([retrieved.bundle_id]).arrange(query, retrieved, budget)
+
+        slate = shown(query, assigned.teams, recommend)
+        return _response(request, query, held.choose([slate.bundle_id]).bundle, slate, missing)
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
         """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
@@ -126,6 +134,26 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return ranking_pb2.BatchRecommendResult(response=self._recommend(request, budget))
         except TandemError as error:
             return ranking_pb2.BatchRecommendResult(error=to_call_error(error))
+
+
+def _response(
+    request: ranking_pb2.RecommendRequest,
+    query: Query,
+    bundle: Bundle,
+    slate: Slate,
+    missing: Sequence[Degradation] = (),
+) -> ranking_pb2.RecommendResponse:
+    """Return the answer of Recommend. missing: degradations from before the pipeline."""
+    return ranking_pb2.RecommendResponse(
+        items=ranked_items(slate, bundle.catalog, request.return_attributes),
+        bundle_id=slate.bundle_id,
+        decision_id=decision_id_of(query.request_id),
+        request_id=query.request_id,
+        regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
+        degradations=degradations([*missing, *slate.degradations]),
+        experiments=experiment_assignments(query),
+        empty_reason=slate.empty_reason,
+    )
 
 
 def _now_ms() -> int:

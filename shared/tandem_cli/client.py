@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
+from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.common.v1 import attribute_pb2, context_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
@@ -72,6 +74,13 @@ def ask_embeddings(
     """Return the answer of the retrieval service at `target`; raises NotAnswered."""
     with _channel_to(target) as channel, _refusals_named(target):
         return retrieval_pb2_grpc.RetrievalServiceStub(channel).GetEmbeddings(request, timeout=timeout_s)
+
+
+def ask_admin(target: str, method: str, timeout_s: float, **fields: Any) -> Any:
+    """Return the answer of BundleService at an admin address; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        call = getattr(bundle_pb2_grpc.BundleServiceStub(channel), method)
+        return call(getattr(bundle_pb2, f"{method}Request")(**fields), timeout=timeout_s)
 
 
 def _channel_to(target: str) -> grpc.Channel:

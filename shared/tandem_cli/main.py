@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, offline, online
+from tandem_cli import bench, bundles, off_policy, offline, online, simulate
 
 app = typer.Typer(
     help="A recommender that backends call over gRPC.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -23,9 +23,12 @@ app = typer.Typer(
 app.command("generate")(offline.generate)
 app.command("train")(offline.train)
 app.command("evaluate")(offline.evaluate)
+app.command("simulate")(simulate.simulate)
+app.command("off-policy")(off_policy.off_policy)
 app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
 app.command("serve")(online.serve)
+app.command("stub")(online.stub)
 app.command("recommend")(online.recommend)
 app.command("similar")(online.similar)
 app.command("embeddings")(online.embeddings)

@@ -12,8 +12,10 @@ import typer
 from tandem_cli.console import out, user_errors
 
 if TYPE_CHECKING:
+    from tandem_core.bundle import Bundle
     from tandem_trainer.config import TrainConfig
     from tandem_trainer.data import Dataset
+    from tandem_trainer.split import Split
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data; its kind is recognised. None: synthetic.")
@@ -72,26 +74,12 @@ def evaluate(
     """Measure the bundle and its parts on held-out events: full ranking, intervals, slices."""
     from tandem_cli.progress import ConsoleProgress
     from tandem_cli.show import evaluation_tables
-    from tandem_core.bundle import load_bundle
     from tandem_core.errors import BundleRefused, NotFound
-    from tandem_core.registry import Registry
-    from tandem_trainer.config import TrainConfig
-    from tandem_trainer.evaluate import check_fits, to_json
     from tandem_trainer.evaluate import evaluate as run
-    from tandem_trainer.inputs import load_data, split_data
+    from tandem_trainer.evaluate import to_json
 
-    protocol = protocol.replace("-", "_")
     with user_errors(ValueError, BundleRefused, NotFound):
-        found = Registry(registry)
-        current = found.current() if bundle_id is None else None
-        if current is None and bundle_id is None:
-            raise NotFound(f"{registry} has no current bundle: run tandem train first")
-        bundle = load_bundle(found.path_of(bundle_id or (current.bundle_id if current else "")))
-        # The bundle knows how its data was read and cut; a configuration given here overrides that.
-        settings = TrainConfig.model_validate(bundle.manifest.config) if config is None else _config(config)
-        dataset = load_data(settings, data)
-        check_fits(bundle, dataset, protocol)
-        split = split_data(settings, dataset)
+        bundle, dataset, split, settings = bundle_and_its_data(registry, bundle_id, data, config, protocol)
         with ConsoleProgress() as progress:
             evaluation = run(bundle, dataset, split, most_users=users, seed=settings.seed, progress=progress)
     out.print(*evaluation_tables(evaluation), sep="\n")
@@ -99,6 +87,33 @@ def evaluate(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(to_json(evaluation, bundle), indent=1, allow_nan=False))
         out.print(f"all figures: {json_file}")
+
+
+def bundle_and_its_data(
+    registry: Path, bundle_id: str | None, data: Path | None, config: Path | None, protocol: str
+) -> tuple[Bundle, Dataset, Split, TrainConfig]:
+    """Return a bundle, the data it was trained on, its cut and its settings, for what measures on held-out events.
+
+    bundle_id: None means the current one. Raises NotFound, BundleRefused, and ValueError where the data or the cut is
+    another than the bundle's.
+    """
+    from tandem_core.bundle import load_bundle
+    from tandem_core.errors import NotFound
+    from tandem_core.registry import Registry
+    from tandem_trainer.config import TrainConfig
+    from tandem_trainer.evaluate import check_fits
+    from tandem_trainer.inputs import load_data, split_data
+
+    found = Registry(registry)
+    current = found.current() if bundle_id is None else None
+    if current is None and bundle_id is None:
+        raise NotFound(f"{registry} has no current bundle: run tandem train first")
+    bundle = load_bundle(found.path_of(bundle_id or (current.bundle_id if current else "")))
+    # The bundle knows how its data was read and cut; a configuration given here overrides that.
+    settings = TrainConfig.model_validate(bundle.manifest.config) if config is None else _config(config)
+    dataset = load_data(settings, data)
+    check_fits(bundle, dataset, protocol.replace("-", "_"))
+    return bundle, dataset, split_data(settings, dataset), settings
 
 
 def import_events(

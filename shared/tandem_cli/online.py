@@ -40,6 +40,19 @@ def serve(
     Supervisor([child for child in wanted if part in (Part.BOTH, child.name)]).run()
 
 
+def stub(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, which is printed.")] = 50052,
+    host: str = "127.0.0.1",
+    script: Annotated[
+        Path | None, typer.Option(help="TOML: delays, errors, degradations; default: seeded answers.")
+    ] = None,
+) -> None:
+    """Serve stubs of all services, without models, until Ctrl-C or SIGTERM: for callers' tests."""
+    from tandem_testing.__main__ import run  # noqa: PLC0415
+
+    raise typer.Exit(run(host, port, script))
+
+
 def recommend(
     user: Annotated[str, typer.Option(help="User id; one nobody knows is fine.")] = "",
     k: Annotated[int, typer.Option("--k", help="Length of the list, 1 to 500.")] = 20,

@@ -103,6 +103,7 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
         "attributes": _attributes(checks, context.user_attributes, "context.user_attributes"),
         "context": _attributes(checks, context.context, "context.context"),
         "seed": seed_of(request_id, context.seed),
+        "experiments": tuple((each.experiment, each.variant) for each in context.experiments),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf import timestamp_pb2
 from numpy.typing import NDArray
 
-from tandem.common.v1 import attribute_pb2, candidates_pb2, degradation_pb2, serving_state_pb2
+from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, degradation_pb2, serving_state_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core.bundle import Bundle
@@ -76,6 +76,11 @@ def degradations(found: Iterable[Degradation]) -> list[degradation_pb2.Degradati
     ]
 
 
+def experiment_assignments(query: Query) -> list[context_pb2.ExperimentAssignment]:
+    """Return what the request takes part in, what its caller decided first."""
+    return [context_pb2.ExperimentAssignment(experiment=name, variant=value) for name, value in query.experiments]
+
+
 def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> list[ranking_pb2.RankedItem]:
     """Return the final list, with the named columns of each item."""
     items = slate.items
@@ -93,6 +98,7 @@ def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> l
                 if ranks[place] > 0
             ],
             attributes=[found for name in attributes if (found := _attribute(catalog, row, name)) is not None],
+            team=slate.teams[place] if slate.teams else "",
         )
         for place, row in enumerate(items.rows.tolist())
     ]

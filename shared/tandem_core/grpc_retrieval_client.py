@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,12 @@ from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, InvalidRequest, UpstreamUnavailable
+from tandem_core.grpc_client import ReadCaller, open_channel, several_addresses
 from tandem_core.grpc_parse_ranking import parse_candidates
 from tandem_core.query import Query, Regime
 from tandem_core.retrieval_pipeline import Retrieved
 
 SERVICE = "tandem.retrieval.v1.RetrievalService"
-
-# Round robin over all addresses of the target, those left out whose health check says NOT_SERVING.
-_SERVICE_CONFIG = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}}
-# grpc's own bound is two minutes: so long would a retrieval that is back after an outage stay unused.
-_LONGEST_BACKOFF_MS = 2000
 
 
 class CircuitBreaker:
@@ -74,17 +69,15 @@ class RetrievalClient:
     timeout_s: float
     breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     share: float = 0.7  # of the remaining deadline: the rest is for scoring and rules
+    hedging: bool = True  # where the target names several addresses
+    caller: ReadCaller = field(init=False)
     _channel: grpc.Channel = field(init=False)
     _stub: retrieval_pb2_grpc.RetrievalServiceStub = field(init=False)
     _state: str = field(init=False, default="idle")
 
     def __post_init__(self) -> None:
-        options = [
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.max_reconnect_backoff_ms", _LONGEST_BACKOFF_MS),
-        ]
-        self._channel = grpc.insecure_channel(self.target, options=options)
+        self.caller = ReadCaller(hedges=self.hedging and several_addresses(self.target))
+        self._channel = open_channel(self.target, SERVICE)
         self._channel.subscribe(self._note_state, try_to_connect=True)
         self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
 
@@ -100,26 +93,27 @@ class RetrievalClient:
         """
         if not self.breaker.allows():
             raise UpstreamUnavailable(f"{self.target} keeps failing; it is tried again in a moment")
+        timeout_s = min(self.timeout_s, self.share * budget.remaining())
         try:
-            response = self._stub.Retrieve(
-                _request(asked, query, list(bundles)), timeout=min(self.timeout_s, self.share * budget.remaining())
-            )
+            request = _request(asked, query, list(bundles))
+            response = self.caller.call(self._stub.Retrieve, request, timeout_s)
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._translated(error, short=timeout_s < self.timeout_s) from error
         self.breaker.succeeded()
         return _retrieved(response, bundles)
 
     def close(self) -> None:
         self._channel.close()
 
-    def _translated(self, error: grpc.RpcError) -> Exception:
+    def _translated(self, error: grpc.RpcError, *, short: bool) -> Exception:
+        """Return what an error means. short: the caller's own deadline left less than `timeout_s`."""
         code, text = error.code(), error.details()
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             self.breaker.succeeded()  # it answers: only the bundle is another
             return BundleMismatch(text)
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             self.breaker.succeeded()  # one request's fault must not take retrieval away from the others
-        else:
+        elif not (short and code is grpc.StatusCode.DEADLINE_EXCEEDED):  # that says nothing of retrieval
             self.breaker.failed()
         return UpstreamUnavailable(f"{self.target}: {code.name}: {text}")
 

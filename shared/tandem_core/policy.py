@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -101,17 +101,24 @@ class PlacementPolicy(Settings):
 def load_policies(path: Path | None) -> Mapping[str, PlacementPolicy]:
     """Read `[placements.<name>]` tables from TOML; "default" is always there. Raises ConfigError naming the key."""
     tables = {} if path is None else read_toml(path)
-    if unknown := set(tables) - {"placements"}:
-        raise ConfigError(f"{path}: unknown tables {sorted(unknown)}; policies stand under [placements.<name>]")
+    if unknown := set(tables) - {"placements", "experiments"}:
+        raise ConfigError(
+            f"{path}: unknown tables {sorted(unknown)}; policies stand under [placements.<name>], experiments on them "
+            "under [experiments.<name>]"
+        )
     policies = {DEFAULT_PLACEMENT: PlacementPolicy()}
-    regimes = {regime.name.lower() for regime in Regime}
     placements = tables.get("placements", {})
     if not isinstance(placements, dict):
         raise ConfigError(f"{path}: placements must be tables, [placements.<name>]; it is {placements!r}")
     for name, values in placements.items():
-        policies[name] = parse_settings(PlacementPolicy, values, f"{path}: placements.{name}")
-        if wrong := set(policies[name].plans) - regimes:
-            raise ConfigError(
-                f"{path}: placements.{name}.plans: no regimes {sorted(wrong)}; there are {sorted(regimes)}"
-            )
+        policies[name] = parse_placement(values, f"{path}: placements.{name}")
     return policies
+
+
+def parse_placement(values: dict[str, Any], where: str) -> PlacementPolicy:
+    """Return one checked policy; raises ConfigError with every wrong key. where: the file and table of the values."""
+    policy = parse_settings(PlacementPolicy, values, where)
+    regimes = {regime.name.lower() for regime in Regime}
+    if wrong := set(policy.plans) - regimes:
+        raise ConfigError(f"{where}.plans: no regimes {sorted(wrong)}; there are {sorted(regimes)}")
+    return policy

@@ -94,6 +94,8 @@ class Query:
     query_text: what the user typed, "" where nothing; the search source alone reads it.
     context: facts of the request. plans: empty means the bundle's own. condition: None means all items.
     interacted: None means what the stage does by itself (retrieval: exclude; ranking: the placement's policy).
+    experiments: (experiment, variant) pairs, those the caller decided first. policy: of a variant, as
+    `experiments.policy_key` names it; "" means the placement's own.
     """
 
     request_id: str
@@ -114,6 +116,13 @@ class Query:
     exclude_item_ids: Sequence[str] = ()
     plans: Sequence[SourcePlan] = ()
     seed: int = 0
+    experiments: Sequence[tuple[str, str]] = ()
+    policy: str = ""
+
+    @property
+    def policy_name(self) -> str:
+        """Name of the policy to use: of the variant, else of the placement."""
+        return self.policy or self.placement
 
 
 def seed_of(request_id: str, seed: int) -> int:

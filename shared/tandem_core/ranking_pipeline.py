@@ -14,6 +14,7 @@ from tandem_core.candidates import CandidateBatch
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
+from tandem_core.outage import Outage
 from tandem_core.policy import PlacementPolicy
 from tandem_core.query import Fill, Query, Regime, Seen
 from tandem_core.ranker_features import ranker_features
@@ -34,7 +35,10 @@ Retrieve = Callable[[Query, Budget], Retrieved]
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """The list to show, best first: scores never increase down the list; a tuple of reasons per item."""
+    """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
+
+    teams: whose item each is where two lists are mixed ("" for nobody's); empty where none are. See interleaving.
+    """
 
     items: CandidateBatch
     reasons: tuple[tuple[Reason, ...], ...]
@@ -42,6 +46,7 @@ class Slate:
     regime: Regime
     degradations: tuple[Degradation, ...]
     empty_reason: str
+    teams: tuple[str, ...] = ()
 
 
 class RankingPipeline:
@@ -53,6 +58,7 @@ class RankingPipeline:
     def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy]) -> None:
         self.bundle = bundle
         self._policies = policies
+        self._outage = Outage("retrieval")
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
     def recommend(self, query: Query, budget: Budget, retrieve: Retrieve) -> Slate:
@@ -75,12 +81,14 @@ class RankingPipeline:
             plans=policy.source_plans(user.regime),
         )
         try:
-            return retrieve(wanted, budget)
+            retrieved = retrieve(wanted, budget)
+            self._outage.over()
+            return retrieved
         except BundleMismatch as error:
             missing = Degradation(DegradationKind.BUNDLE_MISMATCH, "retrieval", str(error))
         except UpstreamUnavailable as error:
             missing = Degradation(DegradationKind.RETRIEVAL_UNAVAILABLE, "retrieval", str(error))
-        log.warning("retrieval not used", extra={"reason": missing.message, "bundle_id": self.bundle.id})
+        self._outage.note(missing.kind.name, missing.message)
         # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
         # Popular items are a fill, so STRICT must not forbid them: a list is empty only when nothing is eligible.
         popular = self._fallback.retrieve(replace(wanted, plans=(), fill=Fill.BACKFILL), Budget())
@@ -114,8 +122,13 @@ class RankingPipeline:
         empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
         return self.arrange(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
 
+    def check(self, query: Query) -> None:
+        """Raise InvalidRequest where the query names a placement or a column that there is not."""
+        self._policy(query)
+        check_query(self.bundle, query)
+
     def _policy(self, query: Query) -> PlacementPolicy:
-        if (policy := self._policies.get(query.placement)) is None:
+        if (policy := self._policies.get(query.policy_name)) is None:
             known = ", ".join(sorted(self._policies))
             raise InvalidRequest(
                 FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")

@@ -27,7 +27,7 @@ from tandem_core.registry import Registry
 
 SERVICES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tandem.ranking.v1.RankingService"}
 START_S = 30.0  # a start takes about a second; a busy machine may take longer
-FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0}
+FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0, "max_connection_age_s": 1.0}
 LOG_TAIL = 8000
 
 
@@ -110,8 +110,23 @@ class Running:
         until(lambda: self.health() == "SERVING", timeout_s, f"{self.name} serving")
         return self
 
+    def tree(self) -> list[int]:
+        """Return the ids of the process and all below it."""
+        found = [self.process.pid]
+        for pid in found:  # grows while it is gone through
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, children.read_text().split())
+        return found
+
+    def members(self, role: str) -> list[int]:
+        """Return the ids of the living processes of a role: "loader", "worker" or "side"."""
+        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in self.tree()}
+        return [pid for pid, name in names.items() if name == f"tandem-{role}"]
+
     def kill(self) -> None:
-        self.process.kill()
+        """Kill the process and all below it at once."""
+        for pid in self.tree():
+            os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
 
     def terminate(self) -> int:

@@ -87,12 +87,14 @@ class Ranker(nn.Module):
         mean: Tensor,
         std: Tensor,
         *,
-        heads: int = 0,
+        heads: int = 1,
         prior: int | None = None,
         events: Sequence[Sequence[int]] = (),
     ) -> None:
-        """mean, std: float [f], std above 0. prior: a column that is a sound score by itself: where order and heads
-        start. events: by kind (the first says whether there is such an event) the columns of the newest events.
+        """mean, std: float [f], std above 0. heads: at least 1.
+
+        prior: a column that is a sound score by itself: where order and heads start. events: by kind (the first says
+        whether there is such an event) the columns of the newest events.
         """
         super().__init__()
         self.register_buffer("mean", mean)

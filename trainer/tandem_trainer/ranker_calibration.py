@@ -60,13 +60,10 @@ def fit_calibrator(
     isotonic: the rising function of least squares (Zadrozny and Elkan, KDD 2002), read at knots between which equally
     many right candidates lie. Nothing right among them: the model's own probability is kept.
     """
-    logits, labels = logits.astype(np.float64), labels.astype(np.float64)
-    weights = weights.astype(np.float64)
     if not labels.any() or labels.all():
         return Platt(1.0, 0.0)
-    if kind == "platt":
-        return Platt(*_platt(logits, labels, weights))
-    return Ramps(*_isotonic(logits, labels, weights))
+    exact = logits.astype(np.float64), labels.astype(np.float64), weights.astype(np.float64)
+    return Platt(*_platt(*exact)) if kind == "platt" else Ramps(*_isotonic(*exact))
 
 
 def _platt(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,11 +152,8 @@ def _make_folds(
         model = Ranker(settings, mean, std, heads=len(inputs.values), prior=inputs.prior, events=inputs.events)
         heads = list(model.heads.parameters())
         others = [each for name, each in model.named_parameters() if not name.startswith("heads.")]
-        optimizer = torch.optim.AdamW(
-            [{"params": others}, {"params": heads, "lr": settings.head_learning_rate}],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": heads, "lr": settings.head_learning_rate}]
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-int(train.sum()) // settings.groups_per_batch)
         # Down to 0: the last steps are so small that what one batch says by chance is averaged out.
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(steps, 1))
@@ -199,4 +197,5 @@ def _members(starts: NDArray[np.int64], requests: NDArray[np.int64]) -> NDArray[
     """Return the places of the candidates of some requests, request after request."""
     lengths = starts[requests + 1] - starts[requests]
     ends = np.cumsum(lengths)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts[requests] - ends + lengths, lengths)
+    first = np.repeat(starts[requests] - ends + lengths, lengths)
+    return np.asarray(first + np.arange(len(first)), np.int64)

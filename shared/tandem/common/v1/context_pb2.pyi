@@ -114,7 +114,9 @@ class RequestContext(_message.Message):
 
     @_builtins.property
     def experiments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentAssignment]:
-        """At most 32. Experiments the caller has already decided; echoed in the answer."""
+        """At most 32. Experiments the caller has already decided; echoed in the answer. One that the ranking service runs
+        on this placement is followed instead of decided there; others, and unknown variants, are echoed only.
+        """
 
     def __init__(
         self,
