@@ -18,7 +18,7 @@ from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED
 from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
 from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, serving_state
-from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
+from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.interleaving import once, shown
 from tandem_core.query import Query, decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
@@ -124,9 +124,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return _response(request, query, held.choose([slate.bundle_id]).bundle, slate, missing)
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
-        """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
-        asked = Asked(request.context, request.filter if request.HasField("filter") else None, request.exclude_item_ids)
-        return lambda query, budget: self._retrieval.retrieve(asked, query, budget, bundles)
+        """Return the pipeline's way to candidates: the caller's context goes on to retrieval as it came."""
+        return lambda query, budget: self._retrieval.retrieve(request.context, query, budget, bundles)
 
     def _result(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.BatchRecommendResult:
         """Return one answer of a batch: what is wrong with one request is no error of the others."""

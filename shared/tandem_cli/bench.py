@@ -7,6 +7,7 @@ import typer
 from tandem_cli import (
     bench_clusters,
     bench_cold,
+    bench_diversity,
     bench_encoders,
     bench_quality,
     bench_ranker,
@@ -27,4 +28,5 @@ app.command("tradeoff")(bench_tradeoff.tradeoff)
 app.command("rolling")(bench_rolling.rolling)
 app.command("tutorial")(bench_tutorial.tutorial)
 app.command("encoders")(bench_encoders.encoders)
+app.command("diversity")(bench_diversity.diversity)
 app.command("ratings")(bench_ratings.ratings)

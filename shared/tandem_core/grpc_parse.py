@@ -14,8 +14,18 @@ from tandem.common.v1 import attribute_pb2, context_pb2, filter_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core.errors import FieldViolation, InvalidRequest
-from tandem_core.filters import AllOf, AnyOf, Condition, Exists, InRange, InSet, NotOf
-from tandem_core.query import Fill, Query, Seen, SourcePlan, UserEvents, seed_of
+from tandem_core.filters import (
+    DEEPEST_FILTER,
+    MOST_CONDITIONS,
+    AllOf,
+    AnyOf,
+    Condition,
+    Exists,
+    InRange,
+    InSet,
+    NotOf,
+)
+from tandem_core.query import MOST_EXCLUDED, Fill, Query, Seen, SourcePlan, UserEvents, seed_of
 
 MOST_CANDIDATES = 2000
 DEFAULT_CANDIDATES = 500
@@ -24,7 +34,6 @@ DEFAULT_RESULTS = 20
 MOST_BATCHED = 64
 MOST_RECENT_EVENTS = 200
 MOST_ATTRIBUTES = 64
-MOST_EXCLUDED = 1000
 MOST_SEEDS = 50
 MOST_SOURCES = 32
 MOST_BUNDLES = 8
@@ -32,8 +41,6 @@ MOST_EXPERIMENTS = 32
 LONGEST_ID = 256
 LONGEST_NAME = 128
 LONGEST_TEXT = 256
-DEEPEST_FILTER = 8
-MOST_CONDITIONS = 100
 MOST_FILTER_VALUES = 1000
 
 

@@ -85,12 +85,13 @@ def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> l
     """Return the final list, with the named columns of each item."""
     items = slate.items
     sources = [(s, items.columns[f"rank:{s}"].tolist(), items.columns[f"score:{s}"].tolist()) for s in items.sources]
-    scores = items.scores.tolist()
+    scores, propensities = items.scores.tolist(), slate.propensities.tolist()
     return [
         ranking_pb2.RankedItem(
             item_id=catalog.item_ids[row],
             position=place + 1,
             score=scores[place],
+            propensity=propensities[place],
             reasons=[_reason(reason) for reason in slate.reasons[place]],
             sources=[
                 ranking_pb2.SourceContribution(source=name, rank=ranks[place], score=source_scores[place])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from tandem_core.filters import Condition
 
+MOST_EXCLUDED = 1000  # item ids that a request may name
+
 
 class Regime(enum.IntEnum):
     """What is known of the user; numbers as in `tandem.common.v1.UserRegime`."""
@@ -123,6 +125,11 @@ class Query:
     def policy_name(self) -> str:
         """Name of the policy to use: of the variant, else of the placement."""
         return self.policy or self.placement
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is known of the user and of the request, the request's own facts over the user's."""
+        return {**self.attributes, **self.context}
 
 
 def seed_of(request_id: str, seed: int) -> int:

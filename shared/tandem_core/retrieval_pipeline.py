@@ -26,13 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Candidates, best first, and what must be said of them. empty_reason is "" unless the list is empty."""
+    """Candidates, best first, and what must be said of them. empty_reason is "" unless the list is empty.
+
+    user: whom they are for in terms of this bundle, where that is known already.
+    """
 
     candidates: CandidateBatch
     bundle_id: str
     regime: Regime
     degradations: tuple[Degradation, ...] = ()
     empty_reason: str = ""
+    user: User | None = None
 
 
 class RetrievalPipeline:

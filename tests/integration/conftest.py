@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,18 +116,19 @@ class Running:
         found = [self.process.pid]
         for pid in found:  # grows while it is gone through
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, children.read_text().split())
+                found += map(int, _read(children).split())
         return found
 
     def members(self, role: str) -> list[int]:
         """Return the ids of the living processes of a role: "loader", "worker" or "side"."""
-        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in self.tree()}
+        names = {pid: _read(Path(f"/proc/{pid}/comm")).strip() for pid in self.tree()}
         return [pid for pid, name in names.items() if name == f"tandem-{role}"]
 
     def kill(self) -> None:
         """Kill the process and all below it at once."""
         for pid in self.tree():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its parent may have taken it along
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
 
     def terminate(self) -> int:
@@ -143,6 +145,14 @@ class Running:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+def _read(path: Path) -> str:
+    """Return a file of /proc; "" where its process or thread has ended meanwhile."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 class Launcher:

@@ -216,7 +216,9 @@ class RankedItem(_message.Message):
     score: _builtins.float
     """The final score after all rules: never increases down the list. Comparable within this list only."""
     propensity: _builtins.float
-    """Probability that this item got this position, where chance took part; 0 where it did not."""
+    """Probability that this item got this position, given the items above it, where chance took part; 0 where it did
+    not.
+    """
     team: _builtins.str
     """The variant whose list this item is from, where an interleaving experiment mixed two: a click on it counts for
     that variant. Empty where no lists were mixed, or where the click would not tell (one list had nothing left).
