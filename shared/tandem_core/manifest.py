@@ -106,9 +106,13 @@ class BlendInfo(_Part):
 
 
 class RankerHead(_Part):
-    """One answer of the ranker. value: it is the expected value of an event, not the probability that there is one."""
+    """One answer of the ranker: whether an event of these types (of at least that value) follows; value: which value
+    such an event has.
+    """
 
     name: str
+    event_types: tuple[str, ...] = ()
+    least_value: float | None = None
     value: bool = False
 
 

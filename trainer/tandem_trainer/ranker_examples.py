@@ -67,7 +67,7 @@ def find_heads(
 
 
 def as_entries(heads: Sequence[HeadSettings]) -> list[RankerHead]:
-    return [RankerHead(name=head.name, value=head.value) for head in heads]
+    return [RankerHead(**head.model_dump()) for head in heads]
 
 
 def ranker_examples(

@@ -26,7 +26,7 @@ from tandem_trainer.inputs import history_of_validation
 from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.progress import Progress
 from tandem_trainer.quality.protocols import LOO_ITEM_EVENTS
-from tandem_trainer.ranker_examples import HeadSettings, find_heads, head_truths, ranker_examples
+from tandem_trainer.ranker_examples import HeadSettings, head_truths, ranker_examples
 from tandem_trainer.ranker_fit import RankingData
 from tandem_trainer.split import Split
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
@@ -89,7 +89,7 @@ def study_ranker(
         raise ValueError(f"bundle {bundle.id} was loaded without its ranker")
     pipeline, seed = RetrievalPipeline(bundle), config.seed
     known = _validation(bundle, dataset, split, config)
-    heads = find_heads(config.ranker_data, bundle.schema, known, config.popularity.rating_event_types)
+    heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads]
     with progress.step("candidates of validation"):
         names = scorer.feature_names
         examples = ranker_examples(pipeline, known, names, heads, config.ranker_data, seed, progress)
