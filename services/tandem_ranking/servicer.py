@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import grpc
 
@@ -12,19 +13,22 @@ from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation
 from tandem_core.dummy import dummy_slate
-from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
+from tandem_core.errors import FieldViolation, InvalidRequest, NotFound, TandemError
 from tandem_core.experiments import Experiments
+from tandem_core.explain import explain
 from tandem_core.grpc_errors import to_call_error
-from tandem_core.grpc_parse import MOST_BATCHED
+from tandem_core.grpc_parse import LONGEST_ID, MOST_BATCHED
 from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
-from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, serving_state
+from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, score_parts, serving_state
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.interleaving import once, shown
 from tandem_core.query import Query, decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
+from tandem_core.retrieval_pipeline import Retrieved
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
+from tandem_ranking.decision_notes import DecisionNotes
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -36,11 +40,13 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         store: UserStore,
         retrieval: RetrievalClient,
         experiments: Experiments,
+        decisions: DecisionNotes | None = None,
     ) -> None:
         self._bundles = bundles
         self._store = store
         self._retrieval = retrieval
         self._experiments = experiments
+        self._decisions = decisions
         self._started_ms = time.time_ns() // 1_000_000
 
     def Recommend(
@@ -89,7 +95,26 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     def ExplainItem(
         self, request: ranking_pb2.ExplainItemRequest, context: grpc.ServicerContext
     ) -> ranking_pb2.ExplainItemResponse:
-        raise Unimplemented("ExplainItem is not built yet; see protos/README.md")
+        if not 0 < len(request.item_id) <= LONGEST_ID:
+            raise InvalidRequest(FieldViolation("item_id", f"is required, at most {LONGEST_ID} characters"))
+        budget = Budget.of(context.time_remaining())
+        query = self._experiments.assign(parse_recommend(request.request, _now_ms())).query
+        held = self._bundles.held
+        current = held.choose()
+        query, _ = with_stored(query, self._store)
+        retrieve = self._way_to_retrieval(request.request, {i: pipeline.bundle for i, pipeline in held.loaded})
+        retrieved = current.candidates(query, budget, retrieve)
+        pipeline = held.choose([retrieved.bundle_id])
+        if (row := pipeline.bundle.catalog.row_of.get(request.item_id)) is None:
+            raise NotFound(f"no item {request.item_id!r} in the catalogue of bundle {pipeline.bundle.id}")
+        slate = pipeline.arrange(query, retrieved, budget, trace=True)
+        found = explain(pipeline, query, retrieved, slate, row, retrieve)
+        return ranking_pb2.ExplainItemResponse(
+            position=found.position,
+            lost_at=found.lost_at,
+            parts=score_parts(found.parts),
+            bundle_id=found.bundle_id,
+        )
 
     def GetServingState(
         self, request: ranking_pb2.GetServingStateRequest, context: grpc.ServicerContext
@@ -116,12 +141,21 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         way = self._way_to_retrieval(request, bundles)
         retrieve = once(way) if assigned.teams else way
 
+        made: list[tuple[Query, Retrieved]] = []  # one for each list that is shown, two where lists are mixed
+
         def recommend(query: Query) -> Slate:
             retrieved = current.candidates(query, budget, retrieve)
-            return held.choose([retrieved.bundle_id]).arrange(query, retrieved, budget)
+            made.append((query, retrieved))
+            pipeline = held.choose([retrieved.bundle_id])
+            return pipeline.arrange(query, retrieved, budget, trace=request.explain)
 
         slate = shown(query, assigned.teams, recommend)
-        return _response(request, query, held.choose([slate.bundle_id]).bundle, slate, missing)
+        bundle = held.choose([slate.bundle_id]).bundle
+        response = _response(request, query, bundle, slate, missing)
+        if self._decisions is not None:
+            declared = replace(slate, degradations=(*missing, *slate.degradations))
+            self._decisions.note(request, query, made, declared, bundle)
+        return response
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
         """Return the pipeline's way to candidates: the caller's context goes on to retrieval as it came."""

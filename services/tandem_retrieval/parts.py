@@ -19,7 +19,7 @@ from tandem_retrieval.servicer import RetrievalServicer
 
 def parts(settings: RetrievalSettings) -> ServiceParts:
     """Return how to load and serve; raises ConfigError for a wrong store."""
-    registry = Registry(settings.registry)
+    registry = Registry(settings.local_registry())
     open_store(settings.store).close()  # a wrong one must end the start, not each worker
 
     def load(bundle_id: str) -> RetrievalPipeline:

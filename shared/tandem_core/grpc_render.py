@@ -21,6 +21,7 @@ from tandem_core.query import Query
 from tandem_core.ranking_pipeline import Slate
 from tandem_core.reasons import Reason, ReasonKind
 from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.rule_trace import Part, parts_of
 from tandem_core.serving_bundles import Held
 
 
@@ -81,8 +82,21 @@ def experiment_assignments(query: Query) -> list[context_pb2.ExperimentAssignmen
     return [context_pb2.ExperimentAssignment(experiment=name, variant=value) for name, value in query.experiments]
 
 
+def score_parts(parts: Iterable[Part]) -> list[ranking_pb2.ScorePart]:
+    return [
+        ranking_pb2.ScorePart(
+            stage=part.stage,
+            before=part.before,
+            after=part.after,
+            position_before=part.place_before,
+            position_after=part.place_after,
+        )
+        for part in parts
+    ]
+
+
 def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> list[ranking_pb2.RankedItem]:
-    """Return the final list, with the named columns of each item."""
+    """Return the final list, with the named columns of each item, and with its parts where the slate has a trace."""
     items = slate.items
     sources = [(s, items.columns[f"rank:{s}"].tolist(), items.columns[f"score:{s}"].tolist()) for s in items.sources]
     scores, propensities = items.scores.tolist(), slate.propensities.tolist()
@@ -100,6 +114,7 @@ def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> l
             ],
             attributes=[found for name in attributes if (found := _attribute(catalog, row, name)) is not None],
             team=slate.teams[place] if slate.teams else "",
+            parts=score_parts(parts_of(slate.stages, row)) if slate.stages else (),
         )
         for place, row in enumerate(items.rows.tolist())
     ]

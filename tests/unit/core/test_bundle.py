@@ -289,3 +289,12 @@ def test_a_bundle_with_a_graph_searches_it_with_the_breadth_of_the_manifest(copy
     index = load_bundle(copy).sources["two_tower"].index  # type: ignore[attr-defined]
     assert isinstance(index, HnswIndex)
     assert index.search(vectors[4], 5)[0][0] == 4
+
+
+def test_a_graph_over_the_vectors_of_another_bundle_is_refused(copy: Path) -> None:
+    others = np.roll(np.load(copy / "item_vectors.npy"), 1, axis=0)  # as many, of the same length, in other rows
+    HnswIndex.build(others, 8, 100, 10, seed=0).save(copy / "two_tower.hnsw")
+    rehash(copy, "two_tower.hnsw")
+    edit(copy, lambda m: m["indexes"]["two_tower"].update(kind="hnsw", ef=200))
+    with pytest.raises(BundleRefused, match=r"two_tower\.hnsw was built over other vectors"):
+        load_bundle(copy)
