@@ -17,6 +17,7 @@ import pytest
 from tandem.common.v1 import degradation_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.bundle import Bundle, load_bundle
+from tandem_core.experiment_file import make_experiments
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.policy import PlacementPolicy
@@ -61,7 +62,7 @@ def serving(retrieval_servicer: Any, store: SqliteStore) -> Serving:
         bundles.refresh()
         with serve(retrieval_servicer, interceptors=[ErrorInterceptor()]) as retrieval:
             client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=10.0)
-            servicer = RankingServicer(bundles, store, client, policies)
+            servicer = RankingServicer(bundles, store, client, make_experiments({}, policies, "test"))
             with serve(servicer, interceptors=[ErrorInterceptor()]) as ranking:
                 options = [("grpc.enable_http_proxy", 0)]
                 with grpc.insecure_channel(ranking.address, options=options) as channel:
