@@ -45,12 +45,12 @@ TowerSettingsOf = Callable[[TrainConfig], TowerTrainingSettings]
 
 
 def longer(config: TrainConfig) -> TowerTrainingSettings:
-    """Return larger towers than the configured ones, trained for all of the configured epochs.
+    """Return the configured towers, trained for six passes over the events, or fewer if so configured.
 
     What they give is what deploy/config/train-long.toml makes.
     """
-    towers = config.towers.towers.model_copy(update={"vector_dim": 128, "id_dim": 128, "dropout": 0.2, "widening": 2})
-    return config.towers.model_copy(update={"towers": towers, "most_examples": 1_000_000_000, "validations": 8})
+    epochs = min(config.towers.epochs, 6.0)
+    return config.towers.model_copy(update={"epochs": epochs, "most_examples": 1_000_000_000, "validations": 6})
 
 
 class TwoTowerRow(Row):
