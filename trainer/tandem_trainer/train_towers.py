@@ -57,7 +57,8 @@ class TowerTrainingSettings(BaseModel):
 class FittedTowers:
     """Towers of the best validation. item_vectors: float32 [N, D], unit length. item_index: int64 [N], what the id
     embedding was given (0 for items without a training event). history: metrics by validation. best: from 0.
-    examples_per_second: events predicted per second of processor time, validation left out.
+    examples_per_second: events predicted per second of processor time, validation left out. loading_share: 0..1, of
+    that time, what went into gathering batches.
     """
 
     item_tower: ItemTower
@@ -67,6 +68,7 @@ class FittedTowers:
     history: list[Metrics]
     best: int
     examples_per_second: float
+    loading_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def fit_towers(
         history, best = run.train(validation, progress)
     towers.train(False)
     vectors = towers.all_item_vectors().numpy()
-    return FittedTowers(towers.item, towers.user, vectors, item_index, history, best, run.examples_per_second)
+    speed = (run.examples_per_second, run.loading_share)
+    return FittedTowers(towers.item, towers.user, vectors, item_index, history, best, *speed)
 
 
 class _Run:
@@ -149,11 +152,15 @@ class _Run:
         )
         self._all = min(round(settings.epochs * len(examples)), settings.most_examples)
         self._done = 0
-        self._seconds = 0.0
+        self._seconds = self._loading_seconds = 0.0
 
     @property
     def examples_per_second(self) -> float:
         return self._done / max(self._seconds, 1e-9)
+
+    @property
+    def loading_share(self) -> float:
+        return self._loading_seconds / max(self._seconds, 1e-9)
 
     def train(
         self, validation: Examples | None, progress: Callable[[int, Metrics], None] | None
@@ -187,9 +194,15 @@ class _Run:
         started = time.process_time()
         losses: list[float] = []
         while self._done < until or not losses:
-            losses.append(self._step(next(batches)))
+            losses.append(self._step(self._loaded(batches)))
         self._seconds += time.process_time() - started
         return float(np.mean(losses))
+
+    def _loaded(self, batches: Iterator[Sequences]) -> Sequences:
+        started = time.process_time()
+        batch = next(batches)
+        self._loading_seconds += time.process_time() - started
+        return batch
 
     def _step(self, batch: Sequences) -> float:
         """Take one gradient step and return its loss; each item goes through the item tower at most once."""

@@ -70,6 +70,7 @@ def test_towers_and_the_pipeline_score_what_training_fitted(synthetic: Dataset, 
     report = compare(context, ["two_tower", "retrieval", "als_fold_in"], repeats="exclude")
     rows = {row.name: row for row in report.rows}
     assert rows["two_tower"].notes["events_per_second"] > 0
+    assert 0 < rows["two_tower"].notes["loading_share"] < 1
     assert rows["two_tower"].refit  # on validation events too: they have happened
     assert {(d.better, d.than) for d in report.differences} == {
         ("retrieval", "two_tower"),

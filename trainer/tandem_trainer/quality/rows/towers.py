@@ -110,6 +110,7 @@ class TwoTowerRow(Row):
         notes = {
             "best_after": (towers.best + 1) / settings.validations,
             "events_per_second": towers.examples_per_second,
+            "loading_share": towers.loading_share,
         }
         notes |= {f"validation_{name}": value for name, value in towers.history[towers.best].items()}
         return Fit({"item_vectors": towers.item_vectors, "user_tower": _as_onnx(fitting, towers)}, notes)
