@@ -119,5 +119,6 @@ class BlendRow(Row):
 
 def _kinds(known: NDArray[np.int64], config: TrainConfig) -> NDArray[np.int64]:
     """Return the place in KINDS of users with so many known events each."""
-    few = known < max(config.features.cold_user_events, 1)
-    return few.astype(np.int64) + (known == 0)
+    few, none = known < max(config.features.cold_user_events, 1), known == 0
+    kinds: NDArray[np.int64] = few.astype(np.int64) + none
+    return kinds
