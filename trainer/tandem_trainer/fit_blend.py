@@ -93,13 +93,13 @@ def ndcg(examples: BlendExamples, weights: NDArray[np.float64], k: int = TOP_AT)
     return float(np.mean(_ndcg_of_each(examples, weights, k)))
 
 
-def ndcg_by_places(examples: BlendExamples, weights: NDArray[np.float64], k: int = TOP_AT) -> float:
-    """Return mean NDCG@k over the requests, one with n right items counting min(n, k) times.
+def weighted_ndcg(examples: BlendExamples, weights: NDArray[np.float64], k: int = TOP_AT) -> float:
+    """Return mean NDCG@k over the requests, one with n right items counting sqrt(min(n, k)) times.
 
     Where requests have one right item each this is `ndcg`. Where they differ, weights learned for the plain mean go
     after the many who come back for one item, and are wrong for those who come back for ten.
     """
-    shares = np.minimum(examples.right, k)
+    shares = np.sqrt(np.minimum(examples.right, k))
     return float(_ndcg_of_each(examples, weights, k) @ shares / max(shares.sum(), 1))
 
 
@@ -125,7 +125,7 @@ def fit_blend(examples: BlendExamples, head: int) -> BlendWeights:
     A few weights against thousands of requests: the metrics themselves can be climbed, no stand-in loss is needed.
     Each climb starts from equal weights and from the best source alone, and the better end is taken.
     """
-    top = _climb(lambda weights: ndcg_by_places(examples, weights), len(examples.sources))
+    top = _climb(lambda weights: weighted_ndcg(examples, weights), len(examples.sources))
     pool = _climb(lambda weights: pool_recall(examples, weights), len(examples.sources))
     return BlendWeights(_named(examples.sources, top), _named(examples.sources, pool), head)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tandem_core.sources.base import Found
-from tandem_trainer.fit_blend import BlendExamples, fit_blend, make_examples, ndcg, ndcg_by_places, pool_recall
+from tandem_trainer.fit_blend import BlendExamples, fit_blend, make_examples, ndcg, pool_recall, weighted_ndcg
 
 REQUESTS, ITEMS = 400, 60
 
@@ -42,12 +42,12 @@ def test_ndcg_and_recall_of_a_list_with_a_known_answer() -> None:
     assert pool_recall(examples, weights(1.0)) == pytest.approx(1.0)
 
 
-def test_ndcg_by_places_counts_a_request_as_often_as_it_has_right_items() -> None:
+def test_a_request_counts_by_the_root_of_its_right_items() -> None:
     scores = np.array([3.0, 2.0, 1.0], np.float32)
     examples = make_examples([{"a": of(scores)}, {"a": of(scores)}], [np.array([1]), np.array([0, 2])], ["a"])
     first, second = 1 / np.log2(3), 1.5 / (1 + 1 / np.log2(3))
-    assert ndcg_by_places(examples, weights(1.0)) == pytest.approx((first + 2 * second) / 3)
-    assert ndcg_by_places(examples, weights(1.0), k=1) == pytest.approx((0 + 1) / 2)
+    assert weighted_ndcg(examples, weights(1.0)) == pytest.approx((first + 2**0.5 * second) / (1 + 2**0.5))
+    assert weighted_ndcg(examples, weights(1.0), k=1) == pytest.approx((0 + 1) / 2)
 
 
 def test_weights_of_the_top_serve_those_who_want_many_items_too() -> None:

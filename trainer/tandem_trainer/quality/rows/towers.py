@@ -31,7 +31,7 @@ from tandem_trainer.progress import text
 from tandem_trainer.quality.cache import Fit
 from tandem_trainer.quality.log import Queries
 from tandem_trainer.quality.protocols import Part
-from tandem_trainer.quality.rows.als import as_source
+from tandem_trainer.quality.rows.als import as_source, item_factors
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores
 from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
@@ -63,6 +63,7 @@ class TwoTowerRow(Row):
         "tandem_core.features",
         "tandem_core.catalog",
         "tandem_core.user_tower",
+        "tandem_trainer.als",
         "tandem_trainer.content",
         "tandem_trainer.examples",
         "tandem_trainer.export",
@@ -81,7 +82,8 @@ class TwoTowerRow(Row):
         return () if part == "train" else ((self.name, "train"),)
 
     def settings(self, config: TrainConfig) -> Any:
-        return [self._towers(config).model_dump(mode="json"), feature_settings(config), config.threads]
+        towers = self._towers(config).model_dump(mode="json")
+        return [towers, feature_settings(config), config.als.model_dump(), config.threads]
 
     def fit(self, fitting: Fitting) -> Fit:
         import torch  # noqa: PLC0415  (takes seconds; a cached fit does not need it)
@@ -106,6 +108,7 @@ class TwoTowerRow(Row):
             fitting.config.seed,
             validation,
             lambda part, found: fitting.progress.advance(part + 1, settings.validations, text(found)),
+            item_factors(fitting) if settings.warm_start else None,
         )
         notes = {
             "best_after": (towers.best + 1) / settings.validations,
