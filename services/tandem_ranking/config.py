@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from tandem_core.grpc_process import ServiceSettings
+from tandem_core.service_settings import ServiceSettings
 
 
 class RankingSettings(ServiceSettings):
@@ -20,4 +20,8 @@ class RankingSettings(ServiceSettings):
     threads: int = Field(default=4, ge=1, le=256)
     retrieval_target: str = "ipv4:127.0.0.1:50051"
     retrieval_timeout_ms: float = Field(default=200.0, gt=0)  # a hung retrieval costs this, then popular items
+    retrieval_hedging: bool = True  # where the target names several addresses: a second call when the first is late
+    decisions: Path | None = None  # folder for decision records; None: none are kept
+    decisions_sample: float = Field(default=0.01, ge=0, le=1)  # share kept with all candidates, which can be replayed
+    decisions_keep_hours: float = Field(default=168.0, gt=0)
     policy_file: Path | None = None  # [placements.<name>] tables; see tandem_core.policy

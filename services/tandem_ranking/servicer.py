@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
-from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
+from tandem_core.degradation import Degradation
+from tandem_core.dummy import dummy_slate
+from tandem_core.errors import FieldViolation, InvalidRequest, NotFound, TandemError
+from tandem_core.experiments import Experiments
+from tandem_core.explain import explain
 from tandem_core.grpc_errors import to_call_error
-from tandem_core.grpc_parse import MOST_BATCHED
+from tandem_core.grpc_parse import LONGEST_ID, MOST_BATCHED
 from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
-from tandem_core.grpc_render import degradations, ranked_items, serving_state
-from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
-from tandem_core.policy import PlacementPolicy
-from tandem_core.query import decision_id_of
-from tandem_core.ranking_pipeline import RankingPipeline, Retrieve
+from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, score_parts, serving_state
+from tandem_core.grpc_retrieval_client import RetrievalClient
+from tandem_core.interleaving import once, shown
+from tandem_core.query import Query, decision_id_of
+from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
+from tandem_core.retrieval_pipeline import Retrieved
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
+from tandem_ranking.decision_notes import DecisionNotes
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -32,12 +39,14 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         bundles: ServingBundles[RankingPipeline],
         store: UserStore,
         retrieval: RetrievalClient,
-        policies: Mapping[str, PlacementPolicy],
+        experiments: Experiments,
+        decisions: DecisionNotes | None = None,
     ) -> None:
         self._bundles = bundles
         self._store = store
         self._retrieval = retrieval
-        self._placements = sorted(policies)
+        self._experiments = experiments
+        self._decisions = decisions
         self._started_ms = time.time_ns() // 1_000_000
 
     def Recommend(
@@ -58,14 +67,20 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return ranking_pb2.BatchRecommendResponse(results=results)
 
     def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
-        query = parse_rank(request, _now_ms())
+        assigned = self._experiments.assign(parse_rank(request, _now_ms()))
         budget = Budget.of(context.time_remaining())
         wanted = request.candidates.bundle_id if request.candidates.rows else ""
         pipeline = self._bundles.held.choose([wanted] if wanted else ())
         check_returned_attributes(request.return_attributes, pipeline.bundle.catalog)
         candidates, unknown = parse_candidates(request.candidates, pipeline.bundle.catalog)
-        query, missing = with_stored(query, self._store)
-        slate = pipeline.rank(query, candidates, budget)
+        query = assigned.query
+        missing: Sequence[Degradation] = ()
+        if request.validate_only:
+            pipeline.check(query)
+            slate = dummy_slate(pipeline.bundle, query, candidates)
+        else:
+            query, missing = with_stored(query, self._store)
+            slate = shown(query, assigned.teams, lambda each: pipeline.rank(each, candidates, budget))
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
@@ -73,14 +88,33 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             request_id=query.request_id,
             degradations=degradations([*missing, *slate.degradations]),
             unknown_item_ids=unknown,
-            experiments=request.context.experiments,
+            experiments=experiment_assignments(query),
             empty_reason=slate.empty_reason,
         )
 
     def ExplainItem(
         self, request: ranking_pb2.ExplainItemRequest, context: grpc.ServicerContext
     ) -> ranking_pb2.ExplainItemResponse:
-        raise Unimplemented("ExplainItem is not built yet; see protos/README.md")
+        if not 0 < len(request.item_id) <= LONGEST_ID:
+            raise InvalidRequest(FieldViolation("item_id", f"is required, at most {LONGEST_ID} characters"))
+        budget = Budget.of(context.time_remaining())
+        query = self._experiments.assign(parse_recommend(request.request, _now_ms())).query
+        held = self._bundles.held
+        current = held.choose()
+        query, _ = with_stored(query, self._store)
+        retrieve = self._way_to_retrieval(request.request, {i: pipeline.bundle for i, pipeline in held.loaded})
+        retrieved = current.candidates(query, budget, retrieve)
+        pipeline = held.choose([retrieved.bundle_id])
+        if (row := pipeline.bundle.catalog.row_of.get(request.item_id)) is None:
+            raise NotFound(f"no item {request.item_id!r} in the catalogue of bundle {pipeline.bundle.id}")
+        slate = pipeline.arrange(query, retrieved, budget, trace=True)
+        found = explain(pipeline, query, retrieved, slate, row, retrieve)
+        return ranking_pb2.ExplainItemResponse(
+            position=found.position,
+            lost_at=found.lost_at,
+            parts=score_parts(found.parts),
+            bundle_id=found.bundle_id,
+        )
 
     def GetServingState(
         self, request: ranking_pb2.GetServingStateRequest, context: grpc.ServicerContext
@@ -89,36 +123,43 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         bundle = held.loaded[0][1].bundle if held.loaded else None
         return ranking_pb2.GetServingStateResponse(
             state=serving_state(held, bundle, self._started_ms),
-            placements=self._placements,
+            placements=self._experiments.placements,
             retrieval_connection=self._retrieval.state,
         )
 
     def _recommend(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.RecommendResponse:
-        query = parse_recommend(request, _now_ms())
+        assigned = self._experiments.assign(parse_recommend(request, _now_ms()))
         budget.check()
         held = self._bundles.held  # one look for the whole request: versions never mix
         current = held.choose()
         check_returned_attributes(request.return_attributes, current.bundle.catalog)
-        query, missing = with_stored(query, self._store)
+        if request.validate_only:
+            current.check(assigned.query)
+            return _response(request, assigned.query, current.bundle, dummy_slate(current.bundle, assigned.query))
+        query, missing = with_stored(assigned.query, self._store)
         bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
-        retrieved = current.candidates(query, budget, self._way_to_retrieval(request, bundles))
-        pipeline = held.choose([retrieved.bundle_id])
-        slate = pipeline.arrange(query, retrieved, budget)
-        return ranking_pb2.RecommendResponse(
-            items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
-            bundle_id=slate.bundle_id,
-            decision_id=decision_id_of(query.request_id),
-            request_id=query.request_id,
-            regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
-            degradations=degradations([*missing, *slate.degradations]),
-            experiments=request.context.experiments,
-            empty_reason=slate.empty_reason,
-        )
+        way = self._way_to_retrieval(request, bundles)
+        retrieve = once(way) if assigned.teams else way
+
+        made: list[tuple[Query, Retrieved]] = []  # one for each list that is shown, two where lists are mixed
+
+        def recommend(query: Query) -> Slate:
+            retrieved = current.candidates(query, budget, retrieve)
+            made.append((query, retrieved))
+            pipeline = held.choose([retrieved.bundle_id])
+            return pipeline.arrange(query, retrieved, budget, trace=request.explain)
+
+        slate = shown(query, assigned.teams, recommend)
+        bundle = held.choose([slate.bundle_id]).bundle
+        response = _response(request, query, bundle, slate, missing)
+        if self._decisions is not None:
+            declared = replace(slate, degradations=(*missing, *slate.degradations))
+            self._decisions.note(request, query, made, declared, bundle)
+        return response
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
-        """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
-        asked = Asked(request.context, request.filter if request.HasField("filter") else None, request.exclude_item_ids)
-        return lambda query, budget: self._retrieval.retrieve(asked, query, budget, bundles)
+        """Return the pipeline's way to candidates: the caller's context goes on to retrieval as it came."""
+        return lambda query, budget: self._retrieval.retrieve(request.context, query, budget, bundles)
 
     def _result(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.BatchRecommendResult:
         """Return one answer of a batch: what is wrong with one request is no error of the others."""
@@ -126,6 +167,26 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return ranking_pb2.BatchRecommendResult(response=self._recommend(request, budget))
         except TandemError as error:
             return ranking_pb2.BatchRecommendResult(error=to_call_error(error))
+
+
+def _response(
+    request: ranking_pb2.RecommendRequest,
+    query: Query,
+    bundle: Bundle,
+    slate: Slate,
+    missing: Sequence[Degradation] = (),
+) -> ranking_pb2.RecommendResponse:
+    """Return the answer of Recommend. missing: degradations from before the pipeline."""
+    return ranking_pb2.RecommendResponse(
+        items=ranked_items(slate, bundle.catalog, request.return_attributes),
+        bundle_id=slate.bundle_id,
+        decision_id=decision_id_of(query.request_id),
+        request_id=query.request_id,
+        regime=slate.regime.value,  # type: ignore[arg-type]  # the numbers are the contract's
+        degradations=degradations([*missing, *slate.degradations]),
+        experiments=experiment_assignments(query),
+        empty_reason=slate.empty_reason,
+    )
 
 
 def _now_ms() -> int:

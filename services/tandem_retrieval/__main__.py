@@ -8,43 +8,18 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
-import sys
-
-import grpc
-
-from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
-from tandem_core.bundle import load_bundle
-from tandem_core.grpc_process import Service
-from tandem_core.logs import log_to_stderr
-from tandem_core.registry import Registry
-from tandem_core.retrieval_pipeline import RetrievalPipeline
-from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
-from tandem_core.serving_bundles import ServingBundles
-from tandem_core.stores.open import open_store
+from tandem_core.grpc_service import ServiceParts, run_service
 from tandem_retrieval.config import RetrievalSettings
-from tandem_retrieval.servicer import RetrievalServicer
 
 
-def build(settings: RetrievalSettings) -> Service:
-    """Wire the service up; nothing is loaded or bound yet. Raises ConfigError for a wrong store."""
-    registry = Registry(settings.registry)
-    bundles = ServingBundles(
-        registry, lambda bundle_id: RetrievalPipeline(load_bundle(registry.path_of(bundle_id), ranking=False))
-    )
-    servicer = RetrievalServicer(bundles, open_store(settings.store))
+def _parts(settings: RetrievalSettings) -> ServiceParts:
+    from tandem_retrieval.parts import parts  # noqa: PLC0415  (numpy and gRPC: not in the supervisor)
 
-    def register(server: grpc.Server) -> list[str]:
-        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, server)
-        return [retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name]
-
-    return Service(settings, bundles, register)
+    return parts(settings)
 
 
 def main() -> None:
-    settings = settings_from_arguments(RetrievalSettings, sys.argv[1:])
-    log_to_stderr(settings.log_level)
-    with config_errors_end_it():
-        build(settings).run()
+    run_service("tandem_retrieval", RetrievalSettings, _parts)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from tandem_core.grpc_process import ServiceSettings
+from tandem_core.service_settings import ServiceSettings
 
 
 class RetrievalSettings(ServiceSettings):

@@ -8,13 +8,14 @@ import grpc
 
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_core.budget import Budget
+from tandem_core.dummy import dummy_retrieved
 from tandem_core.errors import FieldViolation, InvalidRequest, TandemError
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED, parse_retrieve
 from tandem_core.grpc_parse_vectors import parse_embeddings, parse_similar_items
 from tandem_core.grpc_render import embeddings, retrieve_response, serving_state, similar_items_response
 from tandem_core.query import Query
-from tandem_core.retrieval_pipeline import RetrievalPipeline
+from tandem_core.retrieval_pipeline import RetrievalPipeline, check_query
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.similar_items import similar_items
 from tandem_core.stores.base import UserStore
@@ -86,9 +87,13 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         query = parse_retrieve(request, time.time_ns() // 1_000_000)
         budget.check()
         pipeline = self._bundles.held.choose(request.acceptable_bundle_ids)
+        by_row = request.item_form == retrieval_pb2.ITEM_FORM_ROWS
+        if request.validate_only:
+            check_query(pipeline.bundle, query)
+            dummy = dummy_retrieved(pipeline.bundle, query)
+            return retrieve_response(dummy, query, pipeline.bundle, (), by_row=by_row)
         query, missing = with_stored(query, self._store)
         retrieved = pipeline.retrieve(query, budget)
-        by_row = request.item_form == retrieval_pb2.ITEM_FORM_ROWS
         return retrieve_response(retrieved, query, pipeline.bundle, missing, by_row=by_row)
 
     def _result(self, request: retrieval_pb2.RetrieveRequest, budget: Budget) -> retrieval_pb2.BatchRetrieveResult:

@@ -7,7 +7,9 @@ import typer
 from tandem_cli import (
     bench_clusters,
     bench_cold,
+    bench_diversity,
     bench_encoders,
+    bench_events,
     bench_quality,
     bench_ratings,
     bench_rolling,
@@ -25,4 +27,6 @@ app.command("tradeoff")(bench_tradeoff.tradeoff)
 app.command("rolling")(bench_rolling.rolling)
 app.command("tutorial")(bench_tutorial.tutorial)
 app.command("encoders")(bench_encoders.encoders)
+app.command("events")(bench_events.events)
+app.command("diversity")(bench_diversity.diversity)
 app.command("ratings")(bench_ratings.ratings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,11 +15,18 @@ from tandem_core.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
 RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles.")]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="Admin address of a service, to ask it instead of the folder.")
+]
+TIMEOUT_S = 60.0  # activating compares the hashes of all files
 
 
 @app.command("list")
-def list_bundles(registry: RegistryOption = Path("bundles")) -> None:
+def list_bundles(registry: RegistryOption = Path("bundles"), target: TargetOption = "") -> None:
     """List the bundles, newest first; the current one is marked."""
+    if target:
+        _list_at(target)
+        return
     found = Registry(registry)
     table = Table("", "bundle", "created (UTC)", "data", "items", "trained on the cut of")
     with user_errors(BundleRefused):
@@ -35,16 +42,44 @@ def list_bundles(registry: RegistryOption = Path("bundles")) -> None:
 
 
 @app.command()
-def activate(bundle_id: str, registry: RegistryOption = Path("bundles")) -> None:
+def activate(bundle_id: str, registry: RegistryOption = Path("bundles"), target: TargetOption = "") -> None:
     """Make a bundle the current one, after checking that it is whole."""
+    if target:
+        answer = _admin(target, "ActivateBundle", bundle_id=bundle_id)
+        out.print(f"current is {bundle_id}, before it was {answer.previous_bundle_id or 'none'}")
+        return
     with user_errors(BundleRefused, NotFound):
         current = Registry(registry).activate(bundle_id)
     out.print(f"current is {current.bundle_id}, before it was {current.previous or 'none'}")
 
 
 @app.command()
-def rollback(registry: RegistryOption = Path("bundles")) -> None:
+def rollback(registry: RegistryOption = Path("bundles"), target: TargetOption = "") -> None:
     """Go back to the bundle that was current before."""
+    if target:
+        answer = _admin(target, "RollbackBundle")
+        out.print(f"current is {answer.bundle_id}")
+        return
     with user_errors(BundleRefused, NotFound):
         current = Registry(registry).rollback()
     out.print(f"current is {current.bundle_id}, before it was {current.previous}")
+
+
+def _admin(target: str, method: str, **fields: Any) -> Any:
+    from tandem_cli.client import NotAnswered, ask_admin  # noqa: PLC0415
+
+    with user_errors(NotAnswered):
+        return ask_admin(target, method, TIMEOUT_S, **fields)
+
+
+def _list_at(target: str) -> None:
+    table = Table("", "bundle", "created (UTC)", "MB")
+    answer = _admin(target, "ListBundles", page_size=200)
+    while True:
+        for bundle in answer.bundles:
+            created = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(bundle.created.seconds))
+            table.add_row("*" if bundle.current else "", bundle.bundle_id, created, f"{bundle.size_bytes / 1e6:.1f}")
+        if not answer.next_page_token:
+            break
+        answer = _admin(target, "ListBundles", page_size=200, page_token=answer.next_page_token)
+    out.print(table)

@@ -12,15 +12,20 @@ import typer
 from tandem_cli.console import out, user_errors
 
 if TYPE_CHECKING:
+    from tandem_core.bundle import Bundle
     from tandem_trainer.config import TrainConfig
     from tandem_trainer.data import Dataset
+    from tandem_trainer.split import Split
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data; its kind is recognised. None: synthetic.")
 ]
 RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file; see deploy/config/train.toml.")]
-StoreOption = Annotated[str, typer.Option("--store", help="sqlite:///PATH")]
+StoreOption = Annotated[str, typer.Option("--store", envvar="TANDEM_STORE", help="sqlite:///PATH or redis://HOST/DB")]
+ForgottenOption = Annotated[
+    str, typer.Option("--store", envvar="TANDEM_STORE", help="Store whose forgotten users are left out; none if empty.")
+]
 
 
 def generate(
@@ -45,13 +50,14 @@ def train(
     config: ConfigOption = None,
     data: DataOption = None,
     registry: RegistryOption = Path("bundles"),
+    store: ForgottenOption = "",
 ) -> None:
     """Fit all models on the training cut and publish them as one bundle."""
     from tandem_cli.progress import ConsoleProgress
     from tandem_core.registry import Registry
     from tandem_trainer.train import train as run
 
-    settings, dataset = _load(config, data)
+    settings, dataset = _load(config, data, store)
     for line in dataset.report.lines():
         out.print(line, highlight=False)
     with user_errors(ValueError), ConsoleProgress() as progress:
@@ -74,30 +80,18 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures there.")] = None,
     users: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the users; default all.")] = None,
     bundle_id: Annotated[str | None, typer.Option("--bundle", help="Default: the current one.")] = None,
+    store: ForgottenOption = "",
 ) -> None:
     """Measure the bundle and its parts on held-out events: full ranking, intervals, slices."""
     from tandem_cli.progress import ConsoleProgress
     from tandem_cli.show import evaluation_tables
-    from tandem_core.bundle import load_bundle
     from tandem_core.errors import BundleRefused, NotFound
-    from tandem_core.registry import Registry
-    from tandem_trainer.config import TrainConfig
-    from tandem_trainer.evaluate import check_fits, to_json
+    from tandem_core.stores.base import StoreUnavailable
     from tandem_trainer.evaluate import evaluate as run
-    from tandem_trainer.inputs import load_data, split_data
+    from tandem_trainer.evaluate import to_json
 
-    protocol = protocol.replace("-", "_")
-    with user_errors(ValueError, BundleRefused, NotFound):
-        found = Registry(registry)
-        current = found.current() if bundle_id is None else None
-        if current is None and bundle_id is None:
-            raise NotFound(f"{registry} has no current bundle: run tandem train first")
-        bundle = load_bundle(found.path_of(bundle_id or (current.bundle_id if current else "")))
-        # The bundle knows how its data was read and cut; a configuration given here overrides that.
-        settings = TrainConfig.model_validate(bundle.manifest.config) if config is None else _config(config)
-        dataset = load_data(settings, data)
-        check_fits(bundle, dataset, protocol)
-        split = split_data(settings, dataset)
+    with user_errors(ValueError, BundleRefused, NotFound, StoreUnavailable):
+        bundle, dataset, split, settings = bundle_and_its_data(registry, bundle_id, data, config, protocol, store)
         with ConsoleProgress() as progress:
             evaluation = run(bundle, dataset, split, most_users=users, seed=settings.seed, progress=progress)
     out.print(*evaluation_tables(evaluation), sep="\n")
@@ -107,6 +101,34 @@ def evaluate(
         out.print(f"all figures: {json_file}")
 
 
+def bundle_and_its_data(
+    registry: Path, bundle_id: str | None, data: Path | None, config: Path | None, protocol: str, store: str = ""
+) -> tuple[Bundle, Dataset, Split, TrainConfig]:
+    """Return a bundle, the data it was trained on, its cut and its settings, for what measures on held-out events.
+
+    bundle_id: None means the current one. store: whose forgotten users are left out, "" for none. Raises NotFound,
+    BundleRefused, StoreUnavailable, and ValueError where the data or the cut is another than the bundle's.
+    """
+    from tandem_core.bundle import load_bundle
+    from tandem_core.errors import NotFound
+    from tandem_core.registry import Registry
+    from tandem_core.stores.open import open_store
+    from tandem_trainer.config import TrainConfig
+    from tandem_trainer.evaluate import check_fits
+    from tandem_trainer.inputs import load_data, split_data
+
+    found = Registry(registry)
+    current = found.current() if bundle_id is None else None
+    if current is None and bundle_id is None:
+        raise NotFound(f"{registry} has no current bundle: run tandem train first")
+    bundle = load_bundle(found.path_of(bundle_id or (current.bundle_id if current else "")))
+    # The bundle knows how its data was read and cut; a configuration given here overrides that.
+    settings = TrainConfig.model_validate(bundle.manifest.config) if config is None else _config(config)
+    dataset = load_data(settings, data, store=open_store(store) if store else None)
+    check_fits(bundle, dataset, protocol.replace("-", "_"))
+    return bundle, dataset, split_data(settings, dataset), settings
+
+
 def import_events(
     store: StoreOption,
     data: DataOption = None,
@@ -114,13 +136,13 @@ def import_events(
 ) -> None:
     """Put the events of a data set into the store, so that its users are known when they ask. Safe to repeat."""
     from tandem_core.stores.base import StoreUnavailable
-    from tandem_core.stores.open import open_store
+    from tandem_core.stores.open import open_store, without_password
     from tandem_trainer.seed_store import store_events
 
     _, dataset = _load(config, data)
     with user_errors(ValueError, StoreUnavailable):
         new = store_events(open_store(store), dataset.events)
-    out.print(f"{new} new of {len(dataset.events)} events in {store}")
+    out.print(f"{new} new of {len(dataset.events)} events in {without_password(store)}")
 
 
 def import_users(
@@ -130,13 +152,13 @@ def import_users(
 ) -> None:
     """Put the users of a data set and their attributes into the store."""
     from tandem_core.stores.base import StoreUnavailable
-    from tandem_core.stores.open import open_store
+    from tandem_core.stores.open import open_store, without_password
     from tandem_trainer.seed_store import store_users
 
     _, dataset = _load(config, data)
     with user_errors(ValueError, StoreUnavailable):
         count = store_users(open_store(store), dataset.users)
-    out.print(f"{count} users in {store}")
+    out.print(f"{count} users in {without_password(store)}")
 
 
 def _config(path: Path | None) -> TrainConfig:
@@ -145,11 +167,13 @@ def _config(path: Path | None) -> TrainConfig:
     return load_config(path)
 
 
-def _load(config: Path | None, data: Path | None) -> tuple[TrainConfig, Dataset]:
+def _load(config: Path | None, data: Path | None, store: str = "") -> tuple[TrainConfig, Dataset]:
+    from tandem_core.stores.base import StoreUnavailable
+    from tandem_core.stores.open import open_store
     from tandem_trainer.inputs import load_data
 
-    with user_errors(ValueError):
+    with user_errors(ValueError, StoreUnavailable):
         settings = _config(config)
         if data is None and settings.data.adapter == "auto":
             settings = settings.model_copy(update={"data": settings.data.model_copy(update={"adapter": "synthetic"})})
-        return settings, load_data(settings, data)
+        return settings, load_data(settings, data, store=open_store(store) if store else None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,26 +80,52 @@ class Bundle:
     scorer: OnnxScorer | None
     user_tower: UserTower | None
 
+    def warm(self) -> None:
+        """Open the models and ask the golden queries; raises BundleRefused.
 
-def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True) -> Bundle:
-    """Load and check the parts that retrieval, ranking or both need; raises BundleRefused saying what is wrong."""
+        Apart from loading because models start threads: a process that is forked loads before and warms after.
+        """
+        with _refusing(f"the models of bundle {self.id}"):
+            if self.user_tower is not None:
+                for golden in self.manifest.goldens:
+                    _check_golden(golden, self.user_tower, self.schema)
+            if self.scorer is not None:
+                self.scorer.warm()
+
+
+def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True, warm: bool = True) -> Bundle:
+    """Load and check the parts that retrieval, ranking or both need; raises BundleRefused saying what is wrong.
+
+    warm: open and check the models too; without it `Bundle.warm` must be called before the bundle serves.
+    """
     manifest = read_manifest(folder)
     indexes = {f"{name}.hnsw" for name, info in manifest.indexes.items() if info.kind == "hnsw"}
     if unlisted := (FILES | indexes) - set(manifest.files):
         raise BundleRefused(f"the manifest of {folder} does not list {sorted(unlisted)}: nothing vouches for them")
     verify_files(folder, manifest)
+    with _refusing(str(folder)):
+        bundle = open_parts(folder, manifest, retrieval=retrieval, ranking=ranking)
+    if warm:
+        bundle.warm()
+    return bundle
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
     try:
-        return open_parts(folder, manifest, retrieval=retrieval, ranking=ranking)
+        yield
     except BundleRefused:
         raise
     except Exception as error:  # a damaged file fails in as many ways as there are readers
-        raise BundleRefused(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise BundleRefused(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bool) -> Bundle:
     """Load files as the manifest describes them, hashes not compared: for the trainer, whose bundle is not done."""
     schema = manifest.features
     catalog = Catalog.load(folder / "catalog.npz")
+    if ranking:
+        _check_ranker_columns(manifest.ranker_features, catalog)
     item_vectors = _vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim)
     content_vectors = _vectors(folder / "content_vectors.npy", len(catalog))
     popularity = PopularityTables.load(folder / "popularity.npz")
@@ -113,8 +140,6 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     user_tower = None
     if retrieval:
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
-        for golden in manifest.goldens:
-            _check_golden(golden, user_tower, schema)
         index = _index(folder, "two_tower", manifest, item_vectors)
         sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
         for name in ("kmeans", "mixture"):
@@ -137,6 +162,15 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
         user_tower=user_tower,
     )
+
+
+def _check_ranker_columns(names: Sequence[str], catalog: Catalog) -> None:
+    """Raise BundleRefused where the ranker reads a column of items that the catalogue does not have."""
+    for name in names:
+        kind, _, column = name.partition(":")
+        if kind == "number" and column not in catalog.numbers:
+            known = ", ".join(catalog.numbers)
+            raise BundleRefused(f"the ranker reads {name!r}, and the catalogue has no such number column, only {known}")
 
 
 def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[str, Source]:

@@ -17,6 +17,7 @@ class DegradationKind(enum.IntEnum):
     RANKER_SKIPPED = 6
     RETRIEVAL_UNAVAILABLE = 7
     BUNDLE_MISMATCH = 8
+    VALIDATE_ONLY = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ class BundleMismatch(TandemError):  # noqa: N818
     """The bundle the caller speaks of is not loaded; the caller must ask again."""
 
 
+class CheckFailed(TandemError):  # noqa: N818
+    """What the caller asks to be served failed its checks: names the file or check."""
+
+
 class NotFound(TandemError):  # noqa: N818
     """Something asked for by name does not exist."""
 

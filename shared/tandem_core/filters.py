@@ -16,6 +16,9 @@ from tandem_core.errors import FieldViolation, InvalidRequest
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int32]
 
+DEEPEST_FILTER = 8
+MOST_CONDITIONS = 100
+
 
 class Condition(Protocol):
     """One node of a filter."""
@@ -121,6 +124,26 @@ class Exists:
 
     def check(self, catalog: Catalog, field: str) -> None:
         _require(self.column, [*catalog.codes, *catalog.numbers], "filterable", f"{field}.exists.column")
+
+
+def with_conditions(condition: Condition | None, more: Sequence[Condition]) -> Condition | None:
+    """Return one condition for all, or the first alone where all together are more than a request may have."""
+    if not more:
+        return condition
+    both = AllOf([*([] if condition is None else [condition]), *more])
+    count, depth = _size(both)
+    return both if count <= MOST_CONDITIONS and depth <= DEEPEST_FILTER else condition
+
+
+def _size(condition: Condition) -> tuple[int, int]:
+    """Return the number of conditions in a tree, and how deeply they are nested."""
+    parts: Sequence[Condition] = ()
+    if isinstance(condition, AllOf | AnyOf):
+        parts = condition.parts
+    elif isinstance(condition, NotOf):
+        parts = (condition.part,)
+    sizes = [_size(part) for part in parts]
+    return 1 + sum(count for count, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
 
 
 def _require(column: str, known: list[str], kind: str, field: str) -> None:

@@ -29,6 +29,7 @@ _CODES: dict[type[errors.TandemError], int] = {
     errors.UpstreamUnavailable: code_pb2.UNAVAILABLE,
     errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     errors.BundleMismatch: code_pb2.FAILED_PRECONDITION,
+    errors.CheckFailed: code_pb2.FAILED_PRECONDITION,
     errors.NotFound: code_pb2.NOT_FOUND,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.Forbidden: code_pb2.PERMISSION_DENIED,
@@ -38,6 +39,7 @@ _CODES: dict[type[errors.TandemError], int] = {
 _REASONS: dict[type[errors.TandemError], str] = {
     errors.BundleMismatch: "BUNDLE_MISMATCH",
     errors.BundleNotReady: "BUNDLE_NOT_READY",
+    errors.CheckFailed: "BUNDLE_REFUSED",
     errors.UpstreamUnavailable: "UPSTREAM_UNAVAILABLE",
 }
 _INTERNAL = "internal error; see the service's log"

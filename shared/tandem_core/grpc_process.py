@@ -1,50 +1,32 @@
-"""The life of a serving process: load, serve, watch the registry, drain."""
+"""A gRPC server of ours: binds, says how it is, drains, and lets its connections go."""
 
 from __future__ import annotations
 
 import logging
-import signal
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent import futures
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tandem_core.grpc_admission import AdmissionInterceptor, WorkPool
 from tandem_core.grpc_errors import ErrorInterceptor
-from tandem_core.serving_bundles import ServingBundles
+from tandem_core.service_settings import ServiceSettings
 from tandem_core.settings import ConfigError
 
 log = logging.getLogger(__name__)
 
 LIVENESS = "liveness"  # health service name that is SERVING as long as the process runs
 LARGEST_MESSAGE = 4 << 20
-
-
-class ServiceSettings(BaseSettings):
-    """What both services are configured by: defaults here, then the TOML file, then TANDEM_<SERVICE>_<NAME>."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=0, ge=0, le=65535)  # 0: any free one; the log says which
-    threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
-    max_concurrent_rpcs: int = Field(default=128, ge=1)  # more are refused with RESOURCE_EXHAUSTED
-    registry: Path = Path("bundles")
-    store: str = "sqlite:///store.db"
-    bundle_poll_s: float = Field(default=2.0, gt=0)
-    drain_s: float = Field(default=0.5, ge=0)  # between saying NOT_SERVING and stopping: clients must see it
-    grace_s: float = Field(default=10.0, ge=0)  # for calls in flight when stopping
-    max_connection_age_s: float = Field(default=300.0, gt=0)  # so that new pods get their share of old clients
-    reflection: bool = True
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+SHORTEST_PING_MS = 5000  # clients that look more often whether we live are told to calm down
+# After the last connection has gone its last calls may still be on their way through the server: 0.3 s did (measured).
+SETTLE_S = 0.5
 
 
 class _Health(health.HealthServicer):
@@ -74,32 +56,37 @@ class _Health(health.HealthServicer):
 
 
 class Service:
-    """One gRPC server around a registry of bundles.
+    """One gRPC server with health and reflection.
 
-    register: adds the servicers to a server and returns their full service names. They are SERVING while a bundle is
-    loaded. Nothing is bound before `start`.
+    register: adds the servicers to a server and returns their full service names.
+    share_port: another process of ours may listen on the port, while one of the two lets its connections go.
+    Nothing is bound before `start`.
     """
 
     def __init__(
         self,
         settings: ServiceSettings,
-        bundles: ServingBundles[Any],
         register: Callable[[grpc.Server], Sequence[str]],
+        port: int,
+        *,
+        share_port: bool = False,
     ) -> None:
         self._settings = settings
-        self._bundles = bundles
         self._stopping = threading.Event()
         self._saying = threading.Lock()
         self._health = _Health()
+        pool = WorkPool(settings.threads)
+        admission = AdmissionInterceptor(pool, settings.max_concurrent_rpcs)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(settings.threads, thread_name_prefix="serve"),
-            interceptors=[ErrorInterceptor()],
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+            pool,
+            interceptors=[admission, ErrorInterceptor()],
             options=[
-                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, and must fail
+                ("grpc.so_reuseport", int(share_port)),  # else a second server on the port is a mistake, and must fail
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
                 ("grpc.max_connection_age_grace_ms", int(settings.grace_s * 1000)),
+                ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
         self._names = list(register(self._server))
@@ -107,43 +94,22 @@ class Service:
         if settings.reflection:
             names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self.port = 0
+        self.port = port
 
-    def start(self) -> None:
-        """Load the current bundle, bind the port, serve. Without a good bundle: up, NOT_SERVING, saying why.
-
-        Raises ConfigError where the port is not to be had.
-        """
-        self._set_serving(False)
-        self._bundles.refresh()
-        address = f"{self._settings.host}:{self._settings.port}"
+    def start(self, *, serving: bool) -> None:
+        """Bind the port and serve; raises ConfigError where the port is not to be had. serving: what health says."""
+        self.set_serving(serving)
+        address = f"{self._settings.host}:{self.port}"
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {address}: the port is taken, or the host is not ours") from error
         self._server.start()
-        self._set_serving(bool(self._bundles.held.loaded))
-        threading.Thread(target=self._watch, name="registry-watch", daemon=True).start()
-        held = self._bundles.held
-        log.info("listening", extra={"port": self.port, "bundle_id": held.current_id, "refusal": held.refusal})
-
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; raises ConfigError as `start` does."""
-        # A socket and no Event. The kernel may give the signal to a thread of grpc, and Python runs handlers only when
-        # this thread wakes, which it then never does. And a handler that takes a lock may have interrupted its holder.
-        told, tell = socket.socketpair()
-        tell.setblocking(False)
-        signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self.start()
-        told.recv(1)
-        self.stop()
 
     def stop(self) -> None:
         """Drain: say NOT_SERVING, give clients time to see it, then let calls in flight end."""
         self._stopping.set()
-        self._set_serving(False)
+        self.set_serving(False)
         log.info("draining", extra={"port": self.port})
         time.sleep(self._settings.drain_s)
         stopped = self._server.stop(self._settings.grace_s)
@@ -151,19 +117,37 @@ class Service:
         stopped.wait()
         log.info("stopped", extra={"port": self.port})
 
-    def _watch(self) -> None:
-        """Look for a new bundle every few seconds; sleeps in between, so requests do not feel it."""
-        while not self._stopping.wait(self._settings.bundle_poll_s):
-            try:
-                self._bundles.refresh()
-            except Exception:  # the watcher must outlive whatever it meets: the old bundle goes on serving
-                log.exception("looking for a new bundle failed")
-            self._set_serving(bool(self._bundles.held.loaded))
+    def close_to_new_connections(self) -> None:
+        """Stop listening; go on answering on the connections that there are.
 
-    def _set_serving(self, serving: bool) -> None:
+        gRPC has no call for it: its listening socket is shut down under it. Every connection then ends by its age,
+        gracefully, and its client comes back to whoever listens on the port now.
+        """
+        for end in self._sockets(listening=True):
+            end.shutdown(socket.SHUT_RDWR)
+
+    def has_connections(self) -> bool:
+        return any(True for _ in self._sockets(listening=False))
+
+    def set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
         with self._saying:  # once stopping, nobody may say SERVING any more
             good = serving and not self._stopping.is_set()
             for name in ("", *self._names):
                 self._health.set(name, status.SERVING if good else status.NOT_SERVING)
         self._health.set(LIVENESS, status.SERVING)
+
+    def _sockets(self, *, listening: bool) -> Iterator[socket.socket]:
+        """Yield a duplicate of each of this process's sockets on the port."""
+        for entry in Path("/dev/fd").iterdir():
+            try:
+                end = socket.socket(fileno=os.dup(int(entry.name)))
+            except OSError:
+                continue  # no socket, or closed meanwhile
+            with end:
+                if end.family not in (socket.AF_INET, socket.AF_INET6) or end.type != socket.SOCK_STREAM:
+                    continue
+                if end.getsockname()[1] != self.port:
+                    continue
+                if bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) is listening:
+                    yield end

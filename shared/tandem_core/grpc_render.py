@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf import timestamp_pb2
 from numpy.typing import NDArray
 
-from tandem.common.v1 import attribute_pb2, candidates_pb2, degradation_pb2, serving_state_pb2
+from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, degradation_pb2, serving_state_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core.bundle import Bundle
@@ -21,6 +21,7 @@ from tandem_core.query import Query
 from tandem_core.ranking_pipeline import Slate
 from tandem_core.reasons import Reason, ReasonKind
 from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.rule_trace import Part, parts_of
 from tandem_core.serving_bundles import Held
 
 
@@ -76,16 +77,35 @@ def degradations(found: Iterable[Degradation]) -> list[degradation_pb2.Degradati
     ]
 
 
+def experiment_assignments(query: Query) -> list[context_pb2.ExperimentAssignment]:
+    """Return what the request takes part in, what its caller decided first."""
+    return [context_pb2.ExperimentAssignment(experiment=name, variant=value) for name, value in query.experiments]
+
+
+def score_parts(parts: Iterable[Part]) -> list[ranking_pb2.ScorePart]:
+    return [
+        ranking_pb2.ScorePart(
+            stage=part.stage,
+            before=part.before,
+            after=part.after,
+            position_before=part.place_before,
+            position_after=part.place_after,
+        )
+        for part in parts
+    ]
+
+
 def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> list[ranking_pb2.RankedItem]:
-    """Return the final list, with the named columns of each item."""
+    """Return the final list, with the named columns of each item, and with its parts where the slate has a trace."""
     items = slate.items
     sources = [(s, items.columns[f"rank:{s}"].tolist(), items.columns[f"score:{s}"].tolist()) for s in items.sources]
-    scores = items.scores.tolist()
+    scores, propensities = items.scores.tolist(), slate.propensities.tolist()
     return [
         ranking_pb2.RankedItem(
             item_id=catalog.item_ids[row],
             position=place + 1,
             score=scores[place],
+            propensity=propensities[place],
             reasons=[_reason(reason) for reason in slate.reasons[place]],
             sources=[
                 ranking_pb2.SourceContribution(source=name, rank=ranks[place], score=source_scores[place])
@@ -93,6 +113,8 @@ def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> l
                 if ranks[place] > 0
             ],
             attributes=[found for name in attributes if (found := _attribute(catalog, row, name)) is not None],
+            team=slate.teams[place] if slate.teams else "",
+            parts=score_parts(parts_of(slate.stages, row)) if slate.stages else (),
         )
         for place, row in enumerate(items.rows.tolist())
     ]

@@ -6,10 +6,12 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.features import User
+from tandem_core.rules.slots import Placed
 from tandem_core.sources.popularity import favourite_categories
 
 MOST_REASONS = 4
@@ -28,6 +30,8 @@ class ReasonKind(enum.IntEnum):
     POPULAR_IN_CATEGORY = 6
     NEW_ITEM = 7
     BACKFILL = 8
+    PINNED = 9
+    PROMOTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,21 @@ _KIND_OF_SOURCE = {
 }
 
 
-def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tuple[Reason, ...], ...]:
-    """Return up to four reasons for each item of a final list, strongest first: the sources by the rank they gave."""
+_KIND_OF_PLACE = {
+    Placed.PINNED: Reason(ReasonKind.PINNED),
+    Placed.PROMOTED: Reason(ReasonKind.PROMOTED),
+    Placed.COLD_START: Reason(ReasonKind.NEW_ITEM),
+}
+
+
+def reasons_for(
+    slate: CandidateBatch, user: User, bundle: Bundle, placed: NDArray[np.int8] | None = None
+) -> tuple[tuple[Reason, ...], ...]:
+    """Return up to four reasons for each item of a final list, strongest first.
+
+    The rule that put it there (placed: int8 [n], see `Placed`; None: no rule did), something like it in the history,
+    the sources by the rank they gave.
+    """
     kinds = {source: kind for source in slate.sources if (kind := _kind_of(source)) is not None}
     sources = list(kinds)
     ranks = np.stack([slate.columns[f"rank:{s}"] for s in sources], axis=1) if sources else np.zeros((len(slate), 0))
@@ -69,7 +86,10 @@ def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tupl
     cold = bundle.catalog.event_counts[slate.rows] < bundle.schema.cold_item_events
     reasons = []
     for i in range(len(slate)):  # the final list alone: at most 500 items, 20 as a rule
-        mine = [Reason(ReasonKind.BECAUSE_OF_ITEM, because[i])] if because[i] else []
+        by_rule = None if placed is None else _KIND_OF_PLACE.get(Placed(placed[i]))
+        mine = [] if by_rule is None else [by_rule]
+        if because[i]:
+            mine.append(Reason(ReasonKind.BECAUSE_OF_ITEM, because[i]))
         for j in strongest[i]:
             if ranks[i, j] > 0:
                 mine.append(_reason(kinds[sources[j]], int(slate.rows[i]), user, bundle, liked))

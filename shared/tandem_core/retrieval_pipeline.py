@@ -26,13 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """Candidates, best first, and what must be said of them. empty_reason is "" unless the list is empty."""
+    """Candidates, best first, and what must be said of them. empty_reason is "" unless the list is empty.
+
+    user: whom they are for in terms of this bundle, where that is known already.
+    """
 
     candidates: CandidateBatch
     bundle_id: str
     regime: Regime
     degradations: tuple[Degradation, ...] = ()
     empty_reason: str = ""
+    user: User | None = None
 
 
 class RetrievalPipeline:
@@ -151,10 +155,14 @@ def check_query(bundle: Bundle, query: Query) -> None:
 
 
 def eligibility(bundle: Bundle, query: Query, user: User) -> Eligibility:
-    """Return which rows the request may return: not excluded by it, not seen unless allowed, matching its filter."""
+    """Return which rows the request may return: not excluded by it, not seen or served unless allowed, matching its
+    filter."""
     excluded = bundle.catalog.rows(query.exclude_item_ids)
     if query.interacted in (Seen.EXCLUDE, None):
         excluded = np.concatenate([excluded, user.interacted])
         if query.seed_item_ids:
             excluded = np.concatenate([excluded, bundle.catalog.rows(query.seed_item_ids)])
+    if query.served is Seen.EXCLUDE and query.served_within_s:
+        shown = query.shown.rows_within(bundle.catalog, query.now_ms, query.served_within_s)
+        excluded = np.concatenate([excluded, shown])
     return Eligibility(bundle.catalog, excluded, query.condition)

@@ -57,6 +57,11 @@ class ServingBundles(Generic[Loaded]):
     def held(self) -> Held[Loaded]:
         return self._held
 
+    @property
+    def refusal_may_pass(self) -> bool:
+        """Whether the refused bundle could only not be read, and may be good."""
+        return bool(self._held.refusal) and not self._refused_state
+
     def refresh(self) -> bool:
         """Load the registry's current bundle if it is a new one; return whether what is served has changed."""
         with self._refreshing:
@@ -85,9 +90,27 @@ class ServingBundles(Generic[Loaded]):
             log.info("bundle loaded", extra={"bundle_id": bundle_id, "previous_id": held.current_id})
             return True
 
-    def _refuse(self, bundle_id: str, why: str) -> bool:
+    def keep(self, bundle_id: str) -> None:
+        """Load a bundle to be held as the one before; one that cannot be loaded is left out."""
         held = self._held
-        if (held.refused_id, held.refusal) != (bundle_id, why):  # said once, not at every poll
-            log.error("bundle refused", extra={"bundle_id": bundle_id, "reason": why, "serving": held.current_id})
-        self._held = replace(held, refused_id=bundle_id, refusal=why)
+        if bundle_id in dict(held.loaded):
+            return
+        try:
+            loaded = self._load(bundle_id)
+        except (BundleRefused, NotFound, OSError) as error:
+            log.warning("bundle before is not kept", extra={"bundle_id": bundle_id, "reason": str(error)})
+            return
+        self._held = replace(held, previous_id=bundle_id, loaded=(*held.loaded[:1], (bundle_id, loaded)))
+
+    def refuse_current(self, why: str) -> None:
+        """Let the current bundle go: a later check found it bad."""
+        self._refused_state, self._refused_why = self._registry.fingerprint(self._held.current_id), why
+        self._held = Held(refused_id=self._held.current_id, refusal=why)
+
+    def note_refusal(self, refused_id: str, refusal: str) -> None:
+        """Say that another process refused a bundle, or with "" that nothing is refused any more."""
+        self._held = replace(self._held, refused_id=refused_id, refusal=refusal)
+
+    def _refuse(self, bundle_id: str, why: str) -> bool:
+        self._held = replace(self._held, refused_id=bundle_id, refusal=why)
         return False

@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tandem_testing.golden import golden_slates
     from tandem_testing.refusal import Refusal
     from tandem_testing.running import RunningServer, serve
+    from tandem_testing.script import Script, Step
+    from tandem_testing.script_file import StubSet, load_script, stub_set
     from tandem_testing.seeded import readable_ids
     from tandem_testing.slates import (
         assert_valid_candidates,
@@ -18,23 +21,44 @@ if TYPE_CHECKING:
         assert_valid_similar_items,
         assert_valid_slate,
     )
+    from tandem_testing.stub_bundles import StubBundles
+    from tandem_testing.stub_catalog import StubCatalog
+    from tandem_testing.stub_events import StubEvents
     from tandem_testing.stub_ranking import StubRanking
     from tandem_testing.stub_retrieval import StubRetrieval
 
 __all__ = [
     "Refusal",
     "RunningServer",
+    "Script",
+    "Step",
+    "StubBundles",
+    "StubCatalog",
+    "StubEvents",
     "StubRanking",
     "StubRetrieval",
+    "StubSet",
     "assert_valid_candidates",
     "assert_valid_embeddings",
     "assert_valid_similar_items",
     "assert_valid_slate",
+    "golden_slates",
+    "load_script",
     "readable_ids",
     "serve",
+    "stub_set",
 ]
 
 _HOMES = {
+    "Script": "script",
+    "Step": "script",
+    "StubBundles": "stub_bundles",
+    "StubCatalog": "stub_catalog",
+    "StubEvents": "stub_events",
+    "StubSet": "script_file",
+    "golden_slates": "golden",
+    "load_script": "script_file",
+    "stub_set": "script_file",
     "Refusal": "refusal",
     "RunningServer": "running",
     "StubRanking": "stub_ranking",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
@@ -19,48 +20,109 @@ _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 _Register = Callable[[object, grpc.Server], None]
 
 
-@dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server on 127.0.0.1. address: "127.0.0.1:PORT". channel: a plaintext channel to it. services: full names."""
+    """A server on a loopback address.
 
-    address: str
-    channel: grpc.Channel
-    services: tuple[str, ...]
-    _health: health.HealthServicer
+    address: "127.0.0.1:PORT". channel: a plaintext channel to it. services: full names.
+    """
+
+    def __init__(self, found: Sequence[tuple[str, _Register, object]], options: _Options) -> None:
+        self._found = found
+        self._options = options
+        self._health = health.HealthServicer()
+        self._flapping = threading.Event()
+        self._flapper: threading.Thread | None = None
+        self.services = tuple(name for name, _, _ in found)
+        self._server, port = self._start(options.port)
+        self.port = port
+        self.address = f"{options.host}:{port}"
+        self.channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+        self.set_health(True)
 
     def set_health(self, serving: bool) -> None:
         """Let grpc.health.v1 say SERVING or NOT_SERVING for the server ("") and each service; calls work as before."""
+        self._stop_flapping()
+        self._say(serving)
+
+    def flap_health(self, period_s: float) -> None:
+        """Let health change between SERVING and NOT_SERVING every `period_s` seconds until set_health is called."""
+        if period_s <= 0:
+            raise ValueError(f"a period of {period_s} s")
+        self._stop_flapping()
+        self._flapping.clear()
+        self._flapper = threading.Thread(target=self._flap, args=(period_s,), daemon=True, name="tandem-stub-health")
+        self._flapper.start()
+
+    def drop(self) -> None:
+        """Break off every connection, calls in flight included, and refuse new ones until `back` is called."""
+        self._server.stop(grace=None).wait()
+
+    def back(self) -> None:
+        """Serve again on the same port after `drop`; scripts and recorded requests are as they were."""
+        self._server, _ = self._start(self.port)
+
+    def close(self) -> None:
+        """Close the channel and stop the server; calls still running are cancelled."""
+        self._stop_flapping()
+        self.channel.close()
+        self._server.stop(grace=None).wait()
+
+    def _start(self, port: int) -> tuple[grpc.Server, int]:
+        pool = futures.ThreadPoolExecutor(self._options.threads, thread_name_prefix="tandem-stub")
+        server = grpc.server(pool, interceptors=list(self._options.interceptors), options=_SERVER_OPTIONS)
+        for _, register, servicer in self._found:
+            register(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        bound = server.add_insecure_port(f"{self._options.host}:{port}")
+        server.start()
+        return server, bound
+
+    def _say(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self.services):
             self._health.set(name, status)
 
+    def _flap(self, period_s: float) -> None:
+        serving = False
+        while not self._flapping.is_set():
+            self._say(serving)
+            serving = not serving
+            self._flapping.wait(period_s)
+
+    def _stop_flapping(self) -> None:
+        if self._flapper is not None:
+            self._flapping.set()
+            self._flapper.join()
+            self._flapper = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    interceptors: Sequence[grpc.ServerInterceptor[Any, Any]]
+    threads: int
+    host: str
+    port: int
+
 
 @contextmanager
 def serve(
-    *servicers: object, interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (), threads: int = 8
+    *servicers: object,
+    interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (),
+    threads: int = 8,
+    host: str = "127.0.0.1",
+    port: int = 0,
 ) -> Iterator[RunningServer]:
     """Serve servicers of `tandem.*` services, healthy at first; at exit, close the channel and stop the server.
 
-    threads: how many calls run at once. Calls still running at exit are cancelled. Raises TypeError for an object that
-    is no servicer of Tandem.
+    threads: how many calls run at once. port: 0 takes a free one. Calls still running at exit are cancelled. Raises
+    TypeError for an object that is no servicer of Tandem, RuntimeError where the port is taken.
     """
     found = [(name, register, servicer) for servicer in servicers for name, register in _services(servicer)]
-    pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="tandem-stub")
-    server = grpc.server(pool, interceptors=list(interceptors), options=_SERVER_OPTIONS)
-    for _, register, servicer in found:
-        register(servicer, server)
-    health_servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-    running = RunningServer(address, channel, tuple(name for name, _, _ in found), health_servicer)
-    running.set_health(True)
+    running = RunningServer(found, _Options(interceptors, threads, host, port))
     try:
         yield running
     finally:
-        channel.close()
-        server.stop(grace=None).wait()
+        running.close()
 
 
 def _services(servicer: object) -> list[tuple[str, _Register]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from tandem.common.v1 import degradation_pb2
-from tandem_testing.refusal import Refusal
+from tandem_testing.refusal import Refusal, bundle_mismatch
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -34,6 +35,18 @@ class Script:
     malformed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a play: `script` holds for so many requests, 1 or more; None means until the end."""
+
+    script: Script
+    requests: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.requests is not None and self.requests < 1:
+            raise ValueError(f"a step of {self.requests} requests: it is 1 or more, or None for all that follow")
+
+
 class ScriptedStub(Generic[RequestT, ResponseT]):
     """A stub that follows a script and records requests. Every method may be called while the stub serves.
 
@@ -45,6 +58,7 @@ class ScriptedStub(Generic[RequestT, ResponseT]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._script = Script()
+        self._steps: deque[tuple[Script, int | None]] = deque()
         self._requests: list[RequestT] = []
 
     @property
@@ -77,11 +91,40 @@ class ScriptedStub(Generic[RequestT, ResponseT]):
             raise ValueError(f"a delay of {seconds} s")
         self._change(delay_s=seconds)
 
-    def fail(self, code: grpc.StatusCode, message: str = "the test's script says so", times: int | None = None) -> None:
-        """Answer with this status: the next `times` requests, or all until reset. Raises ValueError for code OK."""
+    def fail(
+        self,
+        code: grpc.StatusCode,
+        message: str = "the test's script says so",
+        times: int | None = None,
+        details: Sequence[Message] = (),
+    ) -> None:
+        """Answer with this status: the next `times` requests, or all until reset. Raises ValueError for code OK.
+
+        details: google.rpc messages that go with the status, such as RetryInfo.
+        """
         if times is not None and times < 1:
             raise ValueError(f"times is {times}; it is 1 or more, or None for all requests")
-        self._change(failure=Refusal(code, message), failures_left=times)
+        self._change(failure=Refusal(code, message, *details), failures_left=times)
+
+    def mismatch(self, times: int | None = None) -> None:
+        """Answer FAILED_PRECONDITION with reason BUNDLE_MISMATCH, as where no bundle suits; `times` as in fail."""
+        if times is not None and times < 1:
+            raise ValueError(f"times is {times}; it is 1 or more, or None for all requests")
+        self._change(failure=bundle_mismatch("the test's script says so"), failures_left=times)
+
+    def late(self, *sources: str) -> None:
+        """Declare these sources as late in each seeded answer; its items stay as they are."""
+        kind = degradation_pb2.DEGRADATION_KIND_SOURCE_LATE
+        self.degrade(*(degradation_pb2.Degradation(kind=kind, component=name) for name in sources))
+
+    def play(self, *steps: Step) -> None:
+        """Follow these steps one after another; after the last one the stub gives seeded answers again.
+
+        Replaces the script so far. A change made meanwhile (delay, fail, ...) changes the step that is being played.
+        """
+        with self._lock:
+            self._steps = deque((step.script, step.requests) for step in steps)
+            self._script = self._steps[0][0] if steps else Script()
 
     def degrade(self, *degradations: degradation_pb2.Degradation) -> None:
         """Declare these degradations in each seeded answer that has a field for them; its items stay as they are."""
@@ -95,6 +138,7 @@ class ScriptedStub(Generic[RequestT, ResponseT]):
         """Forget the script and the recorded requests: as new. Calls that wait already go on waiting."""
         with self._lock:
             self._script = Script()
+            self._steps.clear()
             self._requests = []
 
     def _change(self, **parts: Any) -> None:
@@ -140,9 +184,18 @@ class ScriptedStub(Generic[RequestT, ResponseT]):
             if script.failure is not None and script.failures_left is not None:
                 left = script.failures_left - 1
                 self._script = replace(script, failures_left=left, failure=script.failure if left else None)
+            self._count_down()
             return script
 
-
-def unimplemented(context: grpc.ServicerContext) -> NoReturn:
-    """End a call that the stubs do not play."""
-    Refusal(grpc.StatusCode.UNIMPLEMENTED, "this stub does not play this call").abort(context)
+    def _count_down(self) -> None:
+        """Count one request of the step that is being played; after its last one the next step begins."""
+        if not self._steps:
+            return
+        script, left = self._steps[0]
+        if left is None:
+            return
+        if left > 1:
+            self._steps[0] = (script, left - 1)
+        else:
+            self._steps.popleft()
+            self._script = self._steps[0][0] if self._steps else Script()

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import grpc
 
-from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, filter_pb2
+from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, degradation_pb2, filter_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_testing import limits
 from tandem_testing.refusal import Refusal, Violation, bundle_mismatch
-from tandem_testing.script import SCRIPTED_EMPTY, Script, ScriptedStub, unimplemented
+from tandem_testing.script import SCRIPTED_EMPTY, Script, ScriptedStub
 from tandem_testing.seeded import (
     BACKFILL,
     BUNDLE_ID,
@@ -38,12 +38,12 @@ _BECAUSE_OF_SHARE = 0.3  # of the items are explained by one of the user's own, 
 
 class StubRanking(
     ScriptedStub[
-        ranking_pb2.RecommendRequest | ranking_pb2.RankRequest,
-        ranking_pb2.RecommendResponse | ranking_pb2.RankResponse,
+        ranking_pb2.RecommendRequest | ranking_pb2.RankRequest | ranking_pb2.ExplainItemRequest,
+        ranking_pb2.RecommendResponse | ranking_pb2.RankResponse | ranking_pb2.ExplainItemResponse,
     ],
     ranking_pb2_grpc.RankingServiceServicer,
 ):
-    """Plays Recommend, BatchRecommend, Rank and GetServingState; ExplainItem is UNIMPLEMENTED.
+    """Plays every call of RankingService.
 
     Answers obey the contract and repeat: a user gets the same list at the same placement each time, whatever the
     request_id. Requests beyond the contract's limits are refused as by the real service. A stub has no item columns:
@@ -83,7 +83,9 @@ class StubRanking(
     def ExplainItem(
         self, request: ranking_pb2.ExplainItemRequest, context: grpc.ServicerContext
     ) -> ranking_pb2.ExplainItemResponse:
-        unimplemented(context)
+        return self._reply(
+            context, [request], lambda: self._follow(request, ranking_pb2.ExplainItemResponse, self._explain)
+        )
 
     def GetServingState(
         self, request: ranking_pb2.GetServingStateRequest, context: grpc.ServicerContext
@@ -116,10 +118,27 @@ class StubRanking(
             decision_id=self._decision_id(request_id),
             request_id=request_id,
             regime=regime_of(request.context),
-            degradations=script.degradations,
+            degradations=_declared(script, request.validate_only),
             experiments=request.context.experiments,
             empty_reason="" if found else reason,
         )
+
+    def _explain(self, request: ranking_pb2.ExplainItemRequest, script: Script) -> ranking_pb2.ExplainItemResponse:
+        """Tell where an item stands in the list that Recommend gives, or which part of the request took it out."""
+        limits.refuse_if(limits.text("item_id", request.item_id, 256, least=1))
+        if request.item_id not in self._catalogue.row_of:
+            raise Refusal(grpc.StatusCode.NOT_FOUND, f"no item {request.item_id!r} in the catalogue")
+        slate = self._seeded_slate(request.request, script)
+        position = next((item.position for item in slate.items if item.item_id == request.item_id), 0)
+        response = ranking_pb2.ExplainItemResponse(position=position, bundle_id=self.bundle_id)
+        if position:
+            item = slate.items[position - 1]
+            response.parts.add(stage="ranker", after=item.score, position_after=position)
+        elif request.item_id in request.request.exclude_item_ids:
+            response.lost_at = "filter:exclude_item_ids"
+        else:
+            response.lost_at = "cut"
+        return response
 
     def _seeded_ranking(self, request: ranking_pb2.RankRequest, script: Script) -> ranking_pb2.RankResponse:
         limits.refuse_if(_wrong_rank(request))
@@ -135,7 +154,7 @@ class StubRanking(
             bundle_id=self.bundle_id,
             decision_id=self._decision_id(request_id),
             request_id=request_id,
-            degradations=script.degradations,
+            degradations=_declared(script, request.validate_only),
             unknown_item_ids=[item_id for item_id in given.item_ids if item_id not in self._catalogue.row_of],
             experiments=request.context.experiments,
             empty_reason="" if found else reason,
@@ -190,6 +209,12 @@ class StubRanking(
         return f"{seed_of(request_id, self.bundle_id):016x}"
 
 
+def _declared(script: Script, validate_only: bool) -> list[degradation_pb2.Degradation]:
+    """Return what the script declares, and that the items are a dummy where the request asks for one."""
+    dummy = degradation_pb2.Degradation(kind=degradation_pb2.DEGRADATION_KIND_VALIDATE_ONLY)
+    return [*script.degradations, *([dummy] if validate_only else ())]
+
+
 def _said(given: candidates_pb2.CandidateList, place: int) -> Mapping[str, tuple[int, float]]:
     """Return what the sources in the caller's columns said of one candidate."""
     return {
@@ -219,9 +244,12 @@ def _attributes(item_id: str, names: Sequence[str]) -> list[attribute_pb2.Attrib
 def _wrong_recommend(request: ranking_pb2.RecommendRequest) -> list[Violation]:
     return [
         *limits.context(request.context),
+        *limits.filter_of(request),
         *limits.count("max_results", request.max_results, limits.DEFAULT_RESULTS, limits.MOST_RESULTS),
+        *limits.known("fill_policy", request.fill_policy, filter_pb2.FillPolicy.values()),
         *limits.seen_policy(request.seen_policy),
         *limits.length("exclude_item_ids", request.exclude_item_ids, limits.MOST_EXCLUDED),
+        *limits.ids("exclude_item_ids", request.exclude_item_ids),
         *limits.length("return_attributes", request.return_attributes, limits.MOST_ATTRIBUTES),
     ]
 
@@ -230,6 +258,7 @@ def _wrong_rank(request: ranking_pb2.RankRequest) -> list[Violation]:
     listed = len(request.candidates.rows) or len(request.candidates.item_ids)
     return [
         *limits.context(request.context),
+        *limits.filter_of(request),
         *limits.count("max_results", request.max_results, listed, limits.MOST_RANKED),
         *limits.seen_policy(request.seen_policy),
         *limits.length("return_attributes", request.return_attributes, limits.MOST_ATTRIBUTES),

@@ -9,7 +9,7 @@ from functools import partial
 import grpc
 from google.protobuf import timestamp_pb2
 
-from tandem.common.v1 import candidates_pb2, filter_pb2, serving_state_pb2
+from tandem.common.v1 import candidates_pb2, degradation_pb2, filter_pb2, serving_state_pb2
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_testing import limits
 from tandem_testing.refusal import Refusal, Violation, bundle_mismatch
@@ -27,6 +27,8 @@ from tandem_testing.seeded import (
     request_id_of,
     taste_of,
 )
+
+_DUMMY = degradation_pb2.Degradation(kind=degradation_pb2.DEGRADATION_KIND_VALIDATE_ONLY)
 
 
 class StubRetrieval(
@@ -114,7 +116,7 @@ class StubRetrieval(
             bundle_id=self.bundle_id,
             request_id=request_id_of(request, request.context.request_id),
             regime=regime_of(request.context),
-            degradations=script.degradations,
+            degradations=[*script.degradations, *([_DUMMY] if request.validate_only else ())],
             empty_reason="" if found else reason,
         )
         if script.malformed:
@@ -201,10 +203,15 @@ def serving_state(catalogue: SeededCatalogue) -> serving_state_pb2.ServingState:
 def _wrong(request: retrieval_pb2.RetrieveRequest) -> list[Violation]:
     wrong = [
         *limits.context(request.context),
+        *limits.filter_of(request),
+        *limits.known("fill_policy", request.fill_policy, filter_pb2.FillPolicy.values()),
+        *limits.known("item_form", request.item_form, retrieval_pb2.ItemForm.values()),
         *limits.count("max_candidates", request.max_candidates, limits.DEFAULT_CANDIDATES, limits.MOST_CANDIDATES),
         *limits.seen_policy(request.seen_policy),
         *limits.length("exclude_item_ids", request.exclude_item_ids, limits.MOST_EXCLUDED),
+        *limits.ids("exclude_item_ids", request.exclude_item_ids),
         *limits.length("acceptable_bundle_ids", request.acceptable_bundle_ids, limits.MOST_BUNDLES),
+        *limits.ids("acceptable_bundle_ids", request.acceptable_bundle_ids),
         *limits.length("sources", request.sources, limits.MOST_SOURCES),
     ]
     if len({plan.source for plan in request.sources}) < len(request.sources):

@@ -43,7 +43,7 @@ def store_url(trained: Trained, tmp_path: Path) -> str:
 @pytest.fixture
 def ranking_address(registry: Registry, trained: Trained, store_url: str, tmp_path: Path) -> Iterator[str]:
     ports = []
-    for _ in range(2):
+    for _ in range(3):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])

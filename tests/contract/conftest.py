@@ -14,6 +14,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from tandem_core.bundle import Bundle, load_bundle
+from tandem_core.experiment_file import make_experiments
+from tandem_core.experiments import Experiments
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.policy import CapSettings, MmrSettings, PlacementPolicy
@@ -36,7 +38,22 @@ POLICIES = {
     "capped": PlacementPolicy(caps=(CapSettings(column="creator", limit=3),)),
     "seen_too": PLAIN.model_copy(update={"interacted": Seen.ALLOW}),
     "short_of_time": PlacementPolicy(ranker_needs_s=3600, diversity_needs_s=3600, mmr=MmrSettings()),
+    "tested": PLAIN,
+    "mixed": PLAIN,
 }
+POPULAR = {"popularity_blend": {"warm": 1.0, "few_events": 1.0, "profile_only": 1.0}, "use_ranker": False}
+EXPERIMENTS = make_experiments(
+    {
+        "order": {"placement": "tested", "variants": {"plain": {}, "popular": {"policy": POPULAR}}},
+        "duel": {
+            "placement": "mixed",
+            "kind": "interleaving",
+            "variants": {"plain": {}, "popular": {"policy": POPULAR}},
+        },
+    },
+    POLICIES,
+    "these tests",
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +124,10 @@ def ranking_servicer(
     with serve(retrieval_servicer, interceptors=[ErrorInterceptor()]) as retrieval:
         client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=10.0)
         yield RankingServicer(
-            holding_both(two_bundles, lambda bundle: RankingPipeline(bundle, POLICIES)), store, client, POLICIES
+            holding_both(two_bundles, lambda bundle: RankingPipeline(bundle, EXPERIMENTS.policies)),
+            store,
+            client,
+            EXPERIMENTS,
         )
         client.close()
 
@@ -115,6 +135,11 @@ def ranking_servicer(
 @pytest.fixture(scope="session")
 def policies() -> dict[str, PlacementPolicy]:
     return POLICIES
+
+
+@pytest.fixture(scope="session")
+def experiments() -> Experiments:
+    return EXPERIMENTS
 
 
 @pytest.fixture(scope="session")

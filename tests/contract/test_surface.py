@@ -24,11 +24,14 @@ from tandem_core.grpc_process import LIVENESS, Service
 from tandem_core.registry import Registry
 from tandem_ranking.__main__ import build as build_ranking
 from tandem_ranking.config import RankingSettings
+from tandem_ranking.writer.__main__ import build as build_writer
+from tandem_ranking.writer.config import WriterSettings
 from tandem_retrieval.__main__ import build as build_retrieval
 from tandem_retrieval.config import RetrievalSettings
 
 RETRIEVAL = "tandem.retrieval.v1.RetrievalService"
 RANKING = "tandem.ranking.v1.RankingService"
+EVENTS = "tandem.events.v1.EventService"
 README = (Path(__file__).parents[2] / "protos" / "README.md").read_text()
 FILES = [retrieval_pb2, ranking_pb2, events_pb2, catalog_pb2, bundle_pb2]
 METHODS = [
@@ -50,7 +53,7 @@ class Offered:
 
 @pytest.fixture(scope="module")
 def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Offered]]:
-    """Both services, as their processes build them."""
+    """Both services and the writer, as their processes build them."""
     common: dict[str, Any] = {
         "port": 0,
         "registry": two_bundles.root,
@@ -63,11 +66,13 @@ def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> 
     # Long enough that a busy machine does not turn an ignored field into a fallback.
     ranking = build_ranking(RankingSettings(**common, retrieval_target=target, retrieval_timeout_ms=10_000))
     ranking.start()
-    services = {RETRIEVAL: retrieval, RANKING: ranking}
+    writer = build_writer(WriterSettings(**common))
+    writer.start(serving=True)
+    services = {RETRIEVAL: retrieval, RANKING: ranking, EVENTS: writer}
     options = [("grpc.enable_http_proxy", 0)]
     channels = {name: grpc.insecure_channel(f"127.0.0.1:{s.port}", options) for name, s in services.items()}
     yield {name: Offered(service, name, channels[name]) for name, service in services.items()}
-    for name in (RANKING, RETRIEVAL):
+    for name in (RANKING, EVENTS, RETRIEVAL):
         channels[name].close()
         services[name].stop()
 
@@ -96,18 +101,7 @@ def test_exactly_the_calls_that_the_readme_lists_are_unimplemented(running: dict
     assert nowhere == listed
 
 
-@pytest.mark.parametrize("method", [f"{RANKING}/ExplainItem"])
-def test_an_unbuilt_call_says_where_to_read_on(running: dict[str, Offered], method: str) -> None:
-    stub = running[method.partition("/")[0]].channel.unary_unary(
-        f"/{method}", request_serializer=empty_pb2.Empty.SerializeToString
-    )
-    with pytest.raises(grpc.RpcError, match=re.escape("protos/README.md")):
-        stub(empty_pb2.Empty())
-
-
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "seen_policy.served_within": {"seen_policy": {"served_within": {"seconds": 60}}},
-    "seen_policy.served_mode": {"seen_policy": {"served_mode": 1}},
     "context.session_id": {"context": {"session_id": "s-1"}},
     "context.context": {"context": {"context": [{"name": "device", "string_value": "phone"}]}},
     "context.seed": {"context": {"seed": 12345}},
@@ -131,18 +125,18 @@ def test_fields_that_are_not_built_yet_are_rejected_or_ignored_as_the_readme_say
     assert {name: treatment(fields) for name, fields in EXAMPLES.items()} == table("Not built yet: fields of requests")
 
 
-@pytest.mark.parametrize("name", [RETRIEVAL, RANKING])
+@pytest.mark.parametrize("name", [RETRIEVAL, RANKING, EVENTS])
 def test_health_is_told_for_the_service_the_server_and_the_process(running: dict[str, Offered], name: str) -> None:
     health = health_pb2_grpc.HealthStub(running[name].channel)
     for asked in (name, "", LIVENESS):
         answer = health.Check(health_pb2.HealthCheckRequest(service=asked))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
-        health.Check(health_pb2.HealthCheckRequest(service="tandem.events.v1.EventService"))
+        health.Check(health_pb2.HealthCheckRequest(service="tandem.admin.v1.BundleService"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("name", [RETRIEVAL, RANKING])
+@pytest.mark.parametrize("name", [RETRIEVAL, RANKING, EVENTS])
 def test_reflection_lists_the_services_and_describes_them(running: dict[str, Offered], name: str) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(running[name].channel)
     requests = [

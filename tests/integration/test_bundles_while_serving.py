@@ -263,6 +263,7 @@ def test_recommend_never_fails_while_one_service_is_a_bundle_behind(
     # Two bundles behind, nothing is common: that is declared, and still no call fails.
     publish_copy(own_registry, "b2")
     until(lambda: state_of(quick).bundle_id == "b2", "change")
+    until(lambda: recommend().degradations, "end of the connection to those who had b0")
     response = recommend()
     assert kinds_of(response) == {"BUNDLE_MISMATCH"}
     assert response.bundle_id == state_of(ranking).bundle_id

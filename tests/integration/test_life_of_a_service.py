@@ -100,15 +100,16 @@ def test_a_call_in_flight_is_answered_before_the_end(
         assert not call.result().degradations
 
 
-def test_a_signal_that_the_kernel_gives_to_another_thread_ends_the_process_too(
-    launch: Any, registry: Registry, trained: Any
+def test_a_signal_that_the_kernel_gives_to_another_thread_ends_a_worker_too(
+    launch: Any, registry: Registry, trained: Any, wait_until: Callable[..., Any]
 ) -> None:
     running = launch.service("retrieval", registry=registry.root, drain_s=0.0).wait_serving()
-    pid = running.process.pid
-    others = sorted(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir() if int(task.name) != pid)
-    assert ctypes.CDLL(None).tgkill(pid, others[-1], signal.SIGTERM) == 0
-    assert running.process.wait(10) == 0
-    assert '"stopped"' in running.text
+    (worker,) = running.members("worker")
+    others = sorted(int(task.name) for task in Path(f"/proc/{worker}/task").iterdir() if int(task.name) != worker)
+    assert ctypes.CDLL(None).tgkill(worker, others[-1], signal.SIGTERM) == 0
+    wait_until(lambda: '"stopped"' in running.text, what="the worker's end")
+    wait_until(lambda: running.members("worker") not in ([], [worker]), what="another worker")
+    running.wait_serving()
 
 
 def test_many_signals_are_as_good_as_one(launch: Any, registry: Registry, trained: Any) -> None:

@@ -21,6 +21,7 @@ from tandem_testing import RunningServer, StubRetrieval, assert_valid_slate, ser
 # Long enough that a machine which stands still for a moment does not look like a late retrieval.
 TIMEOUT_MS = 1500
 HANGS_S = 60.0  # far longer than any wait: what takes less was not waited for
+ATTEMPTS = 3  # of a call that finds retrieval unavailable
 THRESHOLD = 5  # failures in a row after which retrieval is left alone for a second
 POLICY = {
     "placements": {
@@ -200,11 +201,37 @@ def test_popular_items_come_under_the_filter(
 def test_whatever_retrieval_fails_with_there_is_a_list(
     stub: StubRetrieval, recommend: Recommend, kinds_of: Callable[..., set[str]], code: grpc.StatusCode
 ) -> None:
-    stub.fail(code, times=1)
+    stub.fail(code, times=ATTEMPTS if code is grpc.StatusCode.UNAVAILABLE else 1)
     response = recommend()
     assert kinds_of(response) == {"RETRIEVAL_UNAVAILABLE"}
     assert len(response.items) == 20
     assert not recommend().degradations  # one failure is forgotten
+
+
+def test_a_retrieval_that_is_unavailable_for_a_moment_is_asked_again(stub: StubRetrieval, recommend: Recommend) -> None:
+    stub.fail(grpc.StatusCode.UNAVAILABLE, times=1)
+    assert not recommend().degradations
+    assert len(stub.requests) == 2
+
+
+def test_callers_with_short_deadlines_do_not_take_retrieval_away_from_others(
+    stub: StubRetrieval, ranking: Any, recommend: Recommend
+) -> None:
+    stub.delay(0.5)
+    for _ in range(2 * THRESHOLD):
+        ranking.stub.Recommend(ranking_pb2.RecommendRequest(), timeout=0.6)  # retrieval has 0.42 s of it
+    assert not recommend().degradations
+
+
+def test_an_outage_is_said_when_it_begins_and_when_it_ends(
+    stub: StubRetrieval, ranking: Any, recommend: Recommend
+) -> None:
+    before = ranking.text.count('"retrieval not used"'), ranking.text.count('"retrieval used again"')
+    stub.fail(grpc.StatusCode.INVALID_ARGUMENT, times=4)
+    assert all(recommend(max_results=1).degradations for _ in range(4))
+    assert not recommend(max_results=1).degradations
+    after = ranking.text.count('"retrieval not used"'), ranking.text.count('"retrieval used again"')
+    assert after == (before[0] + 1, before[1] + 1)
 
 
 def test_a_retrieval_that_keeps_failing_is_left_alone_and_tried_again(
@@ -215,8 +242,8 @@ def test_a_retrieval_that_keeps_failing_is_left_alone_and_tried_again(
     answers = [recommend(max_results=1) for _ in range(40)]
     spent = time.monotonic() - started
     assert all(kinds_of(answer) == {"RETRIEVAL_UNAVAILABLE"} for answer in answers)
-    # Five, and one more for every second that the loop took.
-    assert THRESHOLD <= len(stub.requests) <= THRESHOLD + 1 + int(spent)
+    # Five calls, and one more for every second that the loop took, each with its retries.
+    assert THRESHOLD <= len(stub.requests) <= ATTEMPTS * (THRESHOLD + 1 + int(spent))
     assert "keeps failing" in answers[-1].degradations[0].message
     stub.reset()
     wait_until(lambda: not recommend(max_results=1).degradations, what="retrieval used again")

@@ -148,3 +148,23 @@ def test_bench_cold_says_what_is_wrong_with_a_share(tmp_path: Path) -> None:
     result = run(app, ["bench", "cold", "--data", str(tmp_path), "--fraction", "1"])
     assert result.exit_code == 2
     assert "some must be cold and some not" in result.output
+
+
+def test_off_policy_prints_estimates_and_ends_with_one_clear_line_where_the_log_cannot_tell(tmp_path: Path) -> None:
+    log, figures = tmp_path / "log.jsonl", tmp_path / "told.json"
+    rows = [
+        {"decision_id": f"d{i}", "item_id": f"i{i % 2}", "position": 1, "propensity": 0.5, "reward": i % 2}
+        | {"target_probability": 0.25 + 0.5 * (i % 2)}
+        for i in range(400)
+    ]
+    log.write_text("\n".join(json.dumps(row) for row in rows))
+    result = run(app, ["off-policy", str(log), "--json", str(figures)])
+    assert result.exit_code == 0, result.output
+    assert "400 decisions, worth 320" in result.stdout  # weights 0.5 and 1.5
+    told = json.loads(figures.read_text())
+    assert (told["logged"]["mean"], told["ips"]["mean"], told["dr"]) == (0.5, 0.75, None)
+    log.write_text("\n".join(json.dumps(row) for row in rows[:50]))
+    refused = run(app, ["off-policy", str(log)])
+    assert refused.exit_code == 2
+    assert "50 decisions are worth 40.0" in refused.stderr.replace("\n", " ")
+    assert run(app, ["off-policy", str(tmp_path / "none")]).exit_code == 2

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from tandem_testing.plugin import tandem_ranking_stub, tandem_retrieval_stub
+from tandem_testing.plugin import (
+    tandem_aio_channel,
+    tandem_catalog_stub,
+    tandem_channel,
+    tandem_events_stub,
+    tandem_ranking_stub,
+    tandem_retrieval_stub,
+    tandem_stubs,
+)
 
-__all__ = ["tandem_ranking_stub", "tandem_retrieval_stub"]
+__all__ = [
+    "tandem_aio_channel",
+    "tandem_catalog_stub",
+    "tandem_channel",
+    "tandem_events_stub",
+    "tandem_ranking_stub",
+    "tandem_retrieval_stub",
+    "tandem_stubs",
+]

@@ -175,8 +175,6 @@ def test_a_given_answer_is_used_for_the_call_that_returns_its_type(tandem_rankin
     assert client(tandem_ranking_stub).Rank(rank).bundle_id == "stub-bundle"
 
 
-def test_the_state_is_told_and_explaining_is_unimplemented(tandem_ranking_stub: Served) -> None:
+def test_the_state_is_told(tandem_ranking_stub: Served) -> None:
     state = client(tandem_ranking_stub).GetServingState(ranking_pb2.GetServingStateRequest())
     assert state.state.bundle_id == "stub-bundle"
-    error = refused(client(tandem_ranking_stub).ExplainItem, ranking_pb2.ExplainItemRequest())
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED

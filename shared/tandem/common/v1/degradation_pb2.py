@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/common/v1/degradation.proto\x12\x10tandem.common.v1\"b\n\x0b\x44\x65gradation\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.tandem.common.v1.DegradationKind\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"f\n\tCallError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12:\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32 .tandem.common.v1.FieldViolation\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*\xe3\x02\n\x0f\x44\x65gradationKind\x12 \n\x1c\x44\x45GRADATION_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x44\x45GRADATION_KIND_SOURCE_LATE\x10\x01\x12\"\n\x1e\x44\x45GRADATION_KIND_SOURCE_FAILED\x10\x02\x12&\n\"DEGRADATION_KIND_STORE_UNAVAILABLE\x10\x03\x12!\n\x1d\x44\x45GRADATION_KIND_RULE_RELAXED\x10\x04\x12&\n\"DEGRADATION_KIND_DIVERSITY_SKIPPED\x10\x05\x12#\n\x1f\x44\x45GRADATION_KIND_RANKER_SKIPPED\x10\x06\x12*\n&DEGRADATION_KIND_RETRIEVAL_UNAVAILABLE\x10\x07\x12$\n DEGRADATION_KIND_BUNDLE_MISMATCH\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tandem/common/v1/degradation.proto\x12\x10tandem.common.v1\"b\n\x0b\x44\x65gradation\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.tandem.common.v1.DegradationKind\x12\x11\n\tcomponent\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"f\n\tCallError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12:\n\x10\x66ield_violations\x18\x03 \x03(\x0b\x32 .tandem.common.v1.FieldViolation\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*\x87\x03\n\x0f\x44\x65gradationKind\x12 \n\x1c\x44\x45GRADATION_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x44\x45GRADATION_KIND_SOURCE_LATE\x10\x01\x12\"\n\x1e\x44\x45GRADATION_KIND_SOURCE_FAILED\x10\x02\x12&\n\"DEGRADATION_KIND_STORE_UNAVAILABLE\x10\x03\x12!\n\x1d\x44\x45GRADATION_KIND_RULE_RELAXED\x10\x04\x12&\n\"DEGRADATION_KIND_DIVERSITY_SKIPPED\x10\x05\x12#\n\x1f\x44\x45GRADATION_KIND_RANKER_SKIPPED\x10\x06\x12*\n&DEGRADATION_KIND_RETRIEVAL_UNAVAILABLE\x10\x07\x12$\n DEGRADATION_KIND_BUNDLE_MISMATCH\x10\x08\x12\"\n\x1e\x44\x45GRADATION_KIND_VALIDATE_ONLY\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.degradatio
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEGRADATIONKIND']._serialized_start=315
-  _globals['_DEGRADATIONKIND']._serialized_end=670
+  _globals['_DEGRADATIONKIND']._serialized_end=706
   _globals['_DEGRADATION']._serialized_start=56
   _globals['_DEGRADATION']._serialized_end=154
   _globals['_CALLERROR']._serialized_start=156

@@ -42,6 +42,8 @@ class _DegradationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degra
     """Retrieval could not be reached in time: popular items under the filter were used."""
     DEGRADATION_KIND_BUNDLE_MISMATCH: _DegradationKind.ValueType  # 8
     """Retrieval and ranking had no bundle in common: as above."""
+    DEGRADATION_KIND_VALIDATE_ONLY: _DegradationKind.ValueType  # 9
+    """The request asked to be checked alone: the items are a dummy."""
 
 class DegradationKind(_DegradationKind, metaclass=_DegradationKindEnumTypeWrapper):
     """Kinds of degradation, mildest first."""
@@ -63,6 +65,8 @@ DEGRADATION_KIND_RETRIEVAL_UNAVAILABLE: DegradationKind.ValueType  # 7
 """Retrieval could not be reached in time: popular items under the filter were used."""
 DEGRADATION_KIND_BUNDLE_MISMATCH: DegradationKind.ValueType  # 8
 """Retrieval and ranking had no bundle in common: as above."""
+DEGRADATION_KIND_VALIDATE_ONLY: DegradationKind.ValueType  # 9
+"""The request asked to be checked alone: the items are a dummy."""
 Global___DegradationKind: _TypeAlias = DegradationKind  # noqa: Y015
 
 @_typing.final

@@ -29,41 +29,41 @@ from tandem.common.v1 import filter_pb2 as tandem_dot_common_dot_v1_dot_filter__
 from tandem.common.v1 import serving_state_pb2 as tandem_dot_common_dot_v1_dot_serving__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tandem/retrieval/v1/retrieval.proto\x12\x13tandem.retrieval.v1\x1a!tandem/common/v1/candidates.proto\x1a\x1etandem/common/v1/context.proto\x1a\"tandem/common/v1/degradation.proto\x1a\x1dtandem/common/v1/filter.proto\x1a$tandem/common/v1/serving_state.proto\"\x89\x03\n\x0fRetrieveRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .tandem.common.v1.RequestContext\x12\x16\n\x0emax_candidates\x18\x02 \x01(\x05\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.Filter\x12\x31\n\x0b\x66ill_policy\x18\x04 \x01(\x0e\x32\x1c.tandem.common.v1.FillPolicy\x12\x31\n\x0bseen_policy\x18\x05 \x01(\x0b\x32\x1c.tandem.common.v1.SeenPolicy\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x30\n\x07sources\x18\x07 \x03(\x0b\x32\x1f.tandem.retrieval.v1.SourcePlan\x12\x1d\n\x15\x61\x63\x63\x65ptable_bundle_ids\x18\x08 \x03(\t\x12\x30\n\titem_form\x18\t \x01(\x0e\x32\x1d.tandem.retrieval.v1.ItemForm\"K\n\nSourcePlan\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x13\n\x06weight\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xe7\x01\n\x10RetrieveResponse\x12\x33\n\ncandidates\x18\x01 \x01(\x0b\x32\x1f.tandem.common.v1.CandidateList\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12,\n\x06regime\x18\x04 \x01(\x0e\x32\x1c.tandem.common.v1.UserRegime\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.tandem.common.v1.Degradation\x12\x14\n\x0c\x65mpty_reason\x18\x06 \x01(\t\"N\n\x14\x42\x61tchRetrieveRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.tandem.retrieval.v1.RetrieveRequest\"R\n\x15\x42\x61tchRetrieveResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32(.tandem.retrieval.v1.BatchRetrieveResult\"\x89\x01\n\x13\x42\x61tchRetrieveResult\x12\x39\n\x08response\x18\x01 \x01(\x0b\x32%.tandem.retrieval.v1.RetrieveResponseH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.tandem.common.v1.CallErrorH\x00\x42\t\n\x07outcome\"f\n\x13SimilarItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x13\n\x0bmax_results\x18\x02 \x01(\x05\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.Filter\"^\n\x14SimilarItemsResponse\x12\x33\n\ncandidates\x18\x01 \x01(\x0b\x32\x1f.tandem.common.v1.CandidateList\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"Y\n\x14GetEmbeddingsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12/\n\x05users\x18\x02 \x03(\x0b\x32 .tandem.common.v1.RequestContext\"\x88\x01\n\x15GetEmbeddingsResponse\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.tandem.retrieval.v1.Embedding\x12-\n\x05users\x18\x02 \x03(\x0b\x32\x1e.tandem.retrieval.v1.Embedding\x12\x11\n\tbundle_id\x18\x03 \x01(\t\"\'\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\"\x18\n\x16GetServingStateRequest\"Y\n\x17GetServingStateResponse\x12-\n\x05state\x18\x01 \x01(\x0b\x32\x1e.tandem.common.v1.ServingState\x12\x0f\n\x07sources\x18\x02 \x03(\t*L\n\x08ItemForm\x12\x19\n\x15ITEM_FORM_UNSPECIFIED\x10\x00\x12\x11\n\rITEM_FORM_IDS\x10\x01\x12\x12\n\x0eITEM_FORM_ROWS\x10\x02\x32\x8e\x04\n\x10RetrievalService\x12W\n\x08Retrieve\x12$.tandem.retrieval.v1.RetrieveRequest\x1a%.tandem.retrieval.v1.RetrieveResponse\x12\x66\n\rBatchRetrieve\x12).tandem.retrieval.v1.BatchRetrieveRequest\x1a*.tandem.retrieval.v1.BatchRetrieveResponse\x12\x63\n\x0cSimilarItems\x12(.tandem.retrieval.v1.SimilarItemsRequest\x1a).tandem.retrieval.v1.SimilarItemsResponse\x12\x66\n\rGetEmbeddings\x12).tandem.retrieval.v1.GetEmbeddingsRequest\x1a*.tandem.retrieval.v1.GetEmbeddingsResponse\x12l\n\x0fGetServingState\x12+.tandem.retrieval.v1.GetServingStateRequest\x1a,.tandem.retrieval.v1.GetServingStateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tandem/retrieval/v1/retrieval.proto\x12\x13tandem.retrieval.v1\x1a!tandem/common/v1/candidates.proto\x1a\x1etandem/common/v1/context.proto\x1a\"tandem/common/v1/degradation.proto\x1a\x1dtandem/common/v1/filter.proto\x1a$tandem/common/v1/serving_state.proto\"\xa0\x03\n\x0fRetrieveRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .tandem.common.v1.RequestContext\x12\x16\n\x0emax_candidates\x18\x02 \x01(\x05\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.Filter\x12\x31\n\x0b\x66ill_policy\x18\x04 \x01(\x0e\x32\x1c.tandem.common.v1.FillPolicy\x12\x31\n\x0bseen_policy\x18\x05 \x01(\x0b\x32\x1c.tandem.common.v1.SeenPolicy\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x30\n\x07sources\x18\x07 \x03(\x0b\x32\x1f.tandem.retrieval.v1.SourcePlan\x12\x1d\n\x15\x61\x63\x63\x65ptable_bundle_ids\x18\x08 \x03(\t\x12\x30\n\titem_form\x18\t \x01(\x0e\x32\x1d.tandem.retrieval.v1.ItemForm\x12\x15\n\rvalidate_only\x18\n \x01(\x08\"K\n\nSourcePlan\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x13\n\x06weight\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xe7\x01\n\x10RetrieveResponse\x12\x33\n\ncandidates\x18\x01 \x01(\x0b\x32\x1f.tandem.common.v1.CandidateList\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12,\n\x06regime\x18\x04 \x01(\x0e\x32\x1c.tandem.common.v1.UserRegime\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.tandem.common.v1.Degradation\x12\x14\n\x0c\x65mpty_reason\x18\x06 \x01(\t\"N\n\x14\x42\x61tchRetrieveRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.tandem.retrieval.v1.RetrieveRequest\"R\n\x15\x42\x61tchRetrieveResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32(.tandem.retrieval.v1.BatchRetrieveResult\"\x89\x01\n\x13\x42\x61tchRetrieveResult\x12\x39\n\x08response\x18\x01 \x01(\x0b\x32%.tandem.retrieval.v1.RetrieveResponseH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.tandem.common.v1.CallErrorH\x00\x42\t\n\x07outcome\"f\n\x13SimilarItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x13\n\x0bmax_results\x18\x02 \x01(\x05\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.Filter\"^\n\x14SimilarItemsResponse\x12\x33\n\ncandidates\x18\x01 \x01(\x0b\x32\x1f.tandem.common.v1.CandidateList\x12\x11\n\tbundle_id\x18\x02 \x01(\t\"Y\n\x14GetEmbeddingsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12/\n\x05users\x18\x02 \x03(\x0b\x32 .tandem.common.v1.RequestContext\"\x88\x01\n\x15GetEmbeddingsResponse\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.tandem.retrieval.v1.Embedding\x12-\n\x05users\x18\x02 \x03(\x0b\x32\x1e.tandem.retrieval.v1.Embedding\x12\x11\n\tbundle_id\x18\x03 \x01(\t\"\'\n\tEmbedding\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x02\"\x18\n\x16GetServingStateRequest\"Y\n\x17GetServingStateResponse\x12-\n\x05state\x18\x01 \x01(\x0b\x32\x1e.tandem.common.v1.ServingState\x12\x0f\n\x07sources\x18\x02 \x03(\t*L\n\x08ItemForm\x12\x19\n\x15ITEM_FORM_UNSPECIFIED\x10\x00\x12\x11\n\rITEM_FORM_IDS\x10\x01\x12\x12\n\x0eITEM_FORM_ROWS\x10\x02\x32\x8e\x04\n\x10RetrievalService\x12W\n\x08Retrieve\x12$.tandem.retrieval.v1.RetrieveRequest\x1a%.tandem.retrieval.v1.RetrieveResponse\x12\x66\n\rBatchRetrieve\x12).tandem.retrieval.v1.BatchRetrieveRequest\x1a*.tandem.retrieval.v1.BatchRetrieveResponse\x12\x63\n\x0cSimilarItems\x12(.tandem.retrieval.v1.SimilarItemsRequest\x1a).tandem.retrieval.v1.SimilarItemsResponse\x12\x66\n\rGetEmbeddings\x12).tandem.retrieval.v1.GetEmbeddingsRequest\x1a*.tandem.retrieval.v1.GetEmbeddingsResponse\x12l\n\x0fGetServingState\x12+.tandem.retrieval.v1.GetServingStateRequest\x1a,.tandem.retrieval.v1.GetServingStateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.retrieval.v1.retrieval_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ITEMFORM']._serialized_start=1831
-  _globals['_ITEMFORM']._serialized_end=1907
+  _globals['_ITEMFORM']._serialized_start=1854
+  _globals['_ITEMFORM']._serialized_end=1930
   _globals['_RETRIEVEREQUEST']._serialized_start=233
-  _globals['_RETRIEVEREQUEST']._serialized_end=626
-  _globals['_SOURCEPLAN']._serialized_start=628
-  _globals['_SOURCEPLAN']._serialized_end=703
-  _globals['_RETRIEVERESPONSE']._serialized_start=706
-  _globals['_RETRIEVERESPONSE']._serialized_end=937
-  _globals['_BATCHRETRIEVEREQUEST']._serialized_start=939
-  _globals['_BATCHRETRIEVEREQUEST']._serialized_end=1017
-  _globals['_BATCHRETRIEVERESPONSE']._serialized_start=1019
-  _globals['_BATCHRETRIEVERESPONSE']._serialized_end=1101
-  _globals['_BATCHRETRIEVERESULT']._serialized_start=1104
-  _globals['_BATCHRETRIEVERESULT']._serialized_end=1241
-  _globals['_SIMILARITEMSREQUEST']._serialized_start=1243
-  _globals['_SIMILARITEMSREQUEST']._serialized_end=1345
-  _globals['_SIMILARITEMSRESPONSE']._serialized_start=1347
-  _globals['_SIMILARITEMSRESPONSE']._serialized_end=1441
-  _globals['_GETEMBEDDINGSREQUEST']._serialized_start=1443
-  _globals['_GETEMBEDDINGSREQUEST']._serialized_end=1532
-  _globals['_GETEMBEDDINGSRESPONSE']._serialized_start=1535
-  _globals['_GETEMBEDDINGSRESPONSE']._serialized_end=1671
-  _globals['_EMBEDDING']._serialized_start=1673
-  _globals['_EMBEDDING']._serialized_end=1712
-  _globals['_GETSERVINGSTATEREQUEST']._serialized_start=1714
-  _globals['_GETSERVINGSTATEREQUEST']._serialized_end=1738
-  _globals['_GETSERVINGSTATERESPONSE']._serialized_start=1740
-  _globals['_GETSERVINGSTATERESPONSE']._serialized_end=1829
-  _globals['_RETRIEVALSERVICE']._serialized_start=1910
-  _globals['_RETRIEVALSERVICE']._serialized_end=2436
+  _globals['_RETRIEVEREQUEST']._serialized_end=649
+  _globals['_SOURCEPLAN']._serialized_start=651
+  _globals['_SOURCEPLAN']._serialized_end=726
+  _globals['_RETRIEVERESPONSE']._serialized_start=729
+  _globals['_RETRIEVERESPONSE']._serialized_end=960
+  _globals['_BATCHRETRIEVEREQUEST']._serialized_start=962
+  _globals['_BATCHRETRIEVEREQUEST']._serialized_end=1040
+  _globals['_BATCHRETRIEVERESPONSE']._serialized_start=1042
+  _globals['_BATCHRETRIEVERESPONSE']._serialized_end=1124
+  _globals['_BATCHRETRIEVERESULT']._serialized_start=1127
+  _globals['_BATCHRETRIEVERESULT']._serialized_end=1264
+  _globals['_SIMILARITEMSREQUEST']._serialized_start=1266
+  _globals['_SIMILARITEMSREQUEST']._serialized_end=1368
+  _globals['_SIMILARITEMSRESPONSE']._serialized_start=1370
+  _globals['_SIMILARITEMSRESPONSE']._serialized_end=1464
+  _globals['_GETEMBEDDINGSREQUEST']._serialized_start=1466
+  _globals['_GETEMBEDDINGSREQUEST']._serialized_end=1555
+  _globals['_GETEMBEDDINGSRESPONSE']._serialized_start=1558
+  _globals['_GETEMBEDDINGSRESPONSE']._serialized_end=1694
+  _globals['_EMBEDDING']._serialized_start=1696
+  _globals['_EMBEDDING']._serialized_end=1735
+  _globals['_GETSERVINGSTATEREQUEST']._serialized_start=1737
+  _globals['_GETSERVINGSTATEREQUEST']._serialized_end=1761
+  _globals['_GETSERVINGSTATERESPONSE']._serialized_start=1763
+  _globals['_GETSERVINGSTATERESPONSE']._serialized_end=1852
+  _globals['_RETRIEVALSERVICE']._serialized_start=1933
+  _globals['_RETRIEVALSERVICE']._serialized_end=2459
 # @@protoc_insertion_point(module_scope)

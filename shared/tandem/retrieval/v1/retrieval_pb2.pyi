@@ -61,12 +61,18 @@ class RetrieveRequest(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     ACCEPTABLE_BUNDLE_IDS_FIELD_NUMBER: _builtins.int
     ITEM_FORM_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     max_candidates: _builtins.int
     """Length of the list. 0 means 500. Negative or above 2000 is rejected."""
     fill_policy: _filter_pb2.FillPolicy.ValueType
     """How to fill a list that came out short."""
     item_form: Global___ItemForm.ValueType
     """How items are named in the answer."""
+    validate_only: _builtins.bool
+    """True: the request is checked as any other, and answered with a dummy: items of the catalogue in no meaningful
+    order, without the excluded ones, declared by a degradation of kind VALIDATE_ONLY. Nothing of the user is read,
+    nothing is recorded, filter and rules are checked and not applied. For trying out a request against production.
+    """
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
         """Who asks, from where. Unset: nobody in particular, on the default placement."""
@@ -103,10 +109,11 @@ class RetrieveRequest(_message.Message):
         sources: _abc.Iterable[Global___SourcePlan] | None = ...,
         acceptable_bundle_ids: _abc.Iterable[_builtins.str] | None = ...,
         item_form: Global___ItemForm.ValueType = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "filter", b"filter", "seen_policy", b"seen_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptable_bundle_ids", b"acceptable_bundle_ids", "context", b"context", "exclude_item_ids", b"exclude_item_ids", "fill_policy", b"fill_policy", "filter", b"filter", "item_form", b"item_form", "max_candidates", b"max_candidates", "seen_policy", b"seen_policy", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptable_bundle_ids", b"acceptable_bundle_ids", "context", b"context", "exclude_item_ids", b"exclude_item_ids", "fill_policy", b"fill_policy", "filter", b"filter", "item_form", b"item_form", "max_candidates", b"max_candidates", "seen_policy", b"seen_policy", "sources", b"sources", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,251 @@
+"""The processes of a service: what dies or hangs is replaced, and new bundles come without a failed call."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
+from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from tandem_core.registry import Registry
+
+Until = Callable[..., Any]
+
+
+class Callers:
+    """Threads that call at a steady rate, each on a plain channel of its own; keeps answers' bundles and failures."""
+
+    def __init__(self, call_of: Callable[[], Callable[[], Any]], threads: int = 4, pause_s: float = 0.02) -> None:
+        self._over = threading.Event()
+        self._pause_s = pause_s
+        self._threads = [threading.Thread(target=self._run, args=(call_of(),)) for _ in range(threads)]
+        self.bundles: Counter[str] = Counter()
+        self.kinds: Counter[int] = Counter()
+        self.failures: list[str] = []
+
+    def _run(self, call: Callable[[], Any]) -> None:
+        while not self._over.wait(self._pause_s):
+            try:
+                response = call()
+                self.bundles[response.bundle_id] += 1
+                self.kinds.update(d.kind for d in response.degradations)
+            except grpc.RpcError as error:
+                self.failures.append(f"{error.code()}: {error.details()}")
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def ports_of(running: Any, wait_until: Until) -> list[int]:
+    wait_until(lambda: '"listening"' in running.text, 60, "listening")
+    line = next(line for line in running.text.splitlines() if '"listening"' in line)
+    ports: list[int] = json.loads(line)["ports"]
+    return ports
+
+
+def plain_calls(port: int, name: str) -> Callable[[], Callable[[], Any]]:
+    """Return a maker of calls, each on a connection of its own, without health checks or retries."""
+
+    def make() -> Callable[[], Any]:
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+        )
+        if name == "ranking":
+            recommend = ranking_pb2_grpc.RankingServiceStub(channel).Recommend
+            return lambda: recommend(ranking_pb2.RecommendRequest(max_results=5), timeout=20)
+        retrieve = retrieval_pb2_grpc.RetrievalServiceStub(channel).Retrieve
+        return lambda: retrieve(retrieval_pb2.RetrieveRequest(max_candidates=5), timeout=20)
+
+    return make
+
+
+def test_the_supervisor_is_one_thread_without_numpy_or_grpc(launch: Any, registry: Registry, trained: Any) -> None:
+    running = launch.service("retrieval", registry=registry.root).wait_serving()
+    pid = running.process.pid
+    assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+    mapped = Path(f"/proc/{pid}/maps").read_text()
+    assert "numpy" not in mapped
+    assert "cygrpc" not in mapped
+    (loader,) = running.members("loader")
+    assert len(list(Path(f"/proc/{loader}/task").iterdir())) == 1
+    assert "onnxruntime" not in Path(f"/proc/{loader}/maps").read_text()
+    assert running.terminate() == 0
+    assert not Path(f"/proc/{loader}").exists()
+
+
+@pytest.fixture(scope="module")
+def two_workers(module_launch: Any, registry: Registry, trained: Any) -> Any:
+    return module_launch.service("retrieval", registry=registry.root, workers=2, hung_after_s=3.0).wait_serving()
+
+
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_a_dead_or_hung_worker_is_replaced_on_its_port_while_the_other_serves(
+    two_workers: Any, balanced: Callable[..., grpc.Channel], wait_until: Until, how: str
+) -> None:
+    ports = ports_of(two_workers, wait_until)
+    assert len(set(ports)) == 2
+    wait_until(lambda: len(two_workers.members("worker")) == 2, 60, "two workers")
+    before = two_workers.members("worker")
+    os.kill(before[1], signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+    other = plain_calls(ports[0], "retrieval")()
+    assert other().candidates
+    wait_until(lambda: len(two_workers.members("worker")) == 2 and before[1] not in two_workers.members("worker"), 60)
+    assert before[0] in two_workers.members("worker")
+    assert grpc_answers(ports[1], wait_until)
+
+
+def grpc_answers(port: int, wait_until: Until) -> bool:
+    call = plain_calls(port, "retrieval")()
+
+    def answered() -> bool:
+        try:
+            return bool(call().candidates)
+        except grpc.RpcError:
+            return False
+
+    return bool(wait_until(answered, 60, "an answer on the port"))
+
+
+def test_a_dead_loader_and_a_dead_side_process_are_replaced(two_workers: Any, wait_until: Until) -> None:
+    for role in ("loader", "side"):
+        (before,) = wait_until(lambda role=role: two_workers.members(role), 60)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda role=role, before=before: two_workers.members(role) not in ([], [before]), 60, f"new {role}")
+    wait_until(lambda: len(two_workers.members("worker")) == 2, 60, "two workers")
+    for port in ports_of(two_workers, wait_until):
+        assert grpc_answers(port, wait_until)
+
+
+def swap_under_load(
+    launch: Any, registry: Registry, publish_copy: Callable[..., Any], wait_until: Until, swaps: int, first: str
+) -> tuple[Callers, dict[str, list[float]]]:
+    """Publish bundle after bundle, each taken up by `first` before the other, then roll back, while calls go on."""
+    registries = {name: Registry(registry.root.parent / f"registry-{name}") for name in ("retrieval", "ranking")}
+    for own in registries.values():
+        publish_copy(own, "b00")
+    retrieval = launch.service("retrieval", registry=registries["retrieval"].root).wait_serving()
+    ranking = launch.service(
+        "ranking", registry=registries["ranking"].root, retrieval_target=f"ipv4:{retrieval.target}"
+    ).wait_serving()
+    running = {"retrieval": retrieval, "ranking": ranking}
+    order = ["retrieval", "ranking"] if first == "retrieval" else ["ranking", "retrieval"]
+    pss: dict[str, list[float]] = {name: [] for name in order}
+
+    def serves(name: str, bundle_id: str) -> None:
+        said = f'"message": "bundle serves", "bundle_id": "{bundle_id}"'
+        count = served.setdefault((name, bundle_id), 0)
+        wait_until(lambda: running[name].text.count(said) > count, 60, f"{bundle_id} served by {name}")
+        served[name, bundle_id] += 1
+
+    served: dict[tuple[str, str], int] = {}
+    make = plain_calls(ranking.port, "ranking")
+    wait_until(lambda: not make()().degradations, 60)
+    with Callers(make) as callers:
+        for k in range(1, swaps + 1):
+            for name in order:
+                publish_copy(registries[name], f"b{k:02}")
+                serves(name, f"b{k:02}")
+            for name in order:
+                wait_until(lambda name=name: len(running[name].members("worker")) == 1, 60, "one generation")
+                pss[name].append(proportional_set_kb(running[name].tree()))
+        for name in order:  # and back
+            registries[name].rollback()
+            serves(name, f"b{swaps - 1:02}")
+        time.sleep(0.5)
+    return callers, pss
+
+
+def proportional_set_kb(pids: list[int]) -> float:
+    """Return the memory of processes, what they share counted once."""
+    total = 0.0
+    for pid in pids:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(float(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+@pytest.mark.parametrize("first", ["retrieval", "ranking"])
+def test_no_call_fails_while_bundles_come_and_go(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any], wait_until: Until, first: str
+) -> None:
+    callers, _ = swap_under_load(launch, own_registry, publish_copy, wait_until, 2, first)
+    assert callers.failures == []
+    assert not callers.kinds, "nothing was degraded: both always had a bundle in common"
+    assert set(callers.bundles) >= {"b00", "b01"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", ["retrieval", "ranking"])
+def test_no_call_fails_in_sixteen_swaps_and_memory_comes_back(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any], wait_until: Until, first: str
+) -> None:
+    callers, pss = swap_under_load(launch, own_registry, publish_copy, wait_until, 16, first)
+    sys.stdout.write(f"{sum(callers.bundles.values())} calls, {len(callers.failures)} failed, kB after swaps: {pss}\n")
+    assert callers.failures == []
+    assert not callers.kinds
+    for name, series in pss.items():
+        assert series[-1] < 1.1 * series[1], f"{name} has grown"
+
+
+def test_bundles_are_listed_activated_and_rolled_back_over_the_admin_port(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any], wait_until: Until
+) -> None:
+    for bundle_id in ("b1", "b2"):
+        publish_copy(own_registry, bundle_id, activate=bundle_id == "b1")
+    settings = {"registry": own_registry.root, "admin_port": 0, "bundle_poll_s": 3600}
+    running = launch.service("retrieval", **settings).wait_serving()
+    wait_until(lambda: '"admin_port"' in running.text, 60)
+    (port,) = re.findall(r'"admin_port": (\d+)', running.text)
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = bundle_pb2_grpc.BundleServiceStub(channel)
+        listed = stub.ListBundles(bundle_pb2.ListBundlesRequest(page_size=1), timeout=60)
+        assert [(bundle.bundle_id, bundle.current) for bundle in listed.bundles] == [("b2", False)]
+        assert listed.bundles[0].size_bytes > 1000
+        rest = stub.ListBundles(bundle_pb2.ListBundlesRequest(page_token=listed.next_page_token), timeout=60)
+        assert [(bundle.bundle_id, bundle.current) for bundle in rest.bundles] == [("b1", True)]
+        assert rest.next_page_token == ""
+        refusals = {
+            "INVALID_ARGUMENT": lambda: stub.ListBundles(bundle_pb2.ListBundlesRequest(page_size=201), timeout=60),
+            "NOT_FOUND": lambda: stub.ActivateBundle(bundle_pb2.ActivateBundleRequest(bundle_id="b9"), timeout=60),
+        }
+        for code, call in refusals.items():
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code().name == code
+        assert (
+            stub.ActivateBundle(bundle_pb2.ActivateBundleRequest(bundle_id="b2"), timeout=60).previous_bundle_id == "b1"
+        )
+    wait_until(lambda: '"bundle serves", "bundle_id": "b2"' in running.text, 60, "b2 taken up at once, not at the poll")
+    done = launch.tandem("bundles", "rollback", "--target", f"127.0.0.1:{port}")
+    assert done.process.wait(60) == 0
+    assert "current is b1" in done.text
+    wait_until(lambda: '"bundle serves", "bundle_id": "b1"' in running.text, 60)
+    done = launch.tandem("bundles", "list", "--target", f"127.0.0.1:{port}")
+    assert done.process.wait(60) == 0
+    assert re.search(r"\*\s.*b1", done.text)
+    flip = own_registry.path_of("b2") / "item_vectors.npy"
+    flip.write_bytes(flip.read_bytes()[:-1])
+    done = launch.tandem("bundles", "activate", "b2", "--target", f"127.0.0.1:{port}")
+    assert done.process.wait(60) == 2
+    assert "FAILED_PRECONDITION" in done.text
+    assert "item_vectors.npy" in done.text
