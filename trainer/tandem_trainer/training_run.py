@@ -178,6 +178,7 @@ class TrainingRun:
             self._config.seed,
             validation if len(validation) else None,
             lambda part, found: self._progress.advance(part + 1, validations, text(found)),
+            self.als.item_factors,
         )
         best = self.towers.history[self.towers.best]
         self._metrics |= {f"towers_{name}": value for name, value in best.items()}

@@ -82,6 +82,12 @@ def test_a_bundle_says_what_it_was_made_of(trained: Trained) -> None:
     assert {"catalog.npz", "popularity.npz", "user_tower.onnx", "item_tower.onnx", "ranker.onnx"} <= set(manifest.files)
 
 
+def test_a_run_says_how_fast_the_towers_learned_and_how_much_of_it_was_loading(trained: Trained) -> None:
+    assert trained.costs["events_per_second"] > 0
+    assert 0 < trained.costs["loading_share"] < 0.5  # gathering is no bottleneck
+    assert trained.costs["memory_peak_mb"] > 50
+
+
 def test_a_bundle_holds_no_users(trained: Trained, bundle_folder: Path) -> None:
     user_ids = [user_id.encode() for user_id in trained.dataset.users["user_id"].tolist()[:50]]
     for path in bundle_folder.iterdir():
