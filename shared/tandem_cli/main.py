@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, doctor, off_policy, offline, online, simulate, tokens
+from tandem_cli import bench, bundles, decisions, doctor, events, off_policy, offline, online, simulate, tokens
 from tandem_cli.access import with_access
 
 app = typer.Typer(
@@ -28,12 +28,19 @@ app.command("simulate")(simulate.simulate)
 app.command("off-policy")(off_policy.off_policy)
 app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
+app.command("export-items")(offline.export_items)
+app.command("export-events")(events.export_events)
+app.command("write-event")(with_access(events.write_event))
+app.command("forget-user")(with_access(events.forget_user))
 app.command("serve")(online.serve)
 app.command("stub")(online.stub)
 app.command("doctor")(with_access(doctor.doctor))
 app.command("recommend")(with_access(online.recommend))
+app.command("explain")(with_access(online.explain))
 app.command("similar")(with_access(online.similar))
 app.command("embeddings")(with_access(online.embeddings))
+app.command("replay")(decisions.replay)
+app.command("preview-rules")(decisions.preview_rules)
 app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
 app.add_typer(tokens.app, name="token", help="Make tokens for callers.")
 app.add_typer(bench.app, name="bench", help="Compare ways of recommending on held-out events.")

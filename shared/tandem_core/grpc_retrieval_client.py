@@ -174,6 +174,9 @@ def _request(context: context_pb2.RequestContext, query: Query, bundle_ids: list
     request.context.event_time.FromMilliseconds(query.now_ms)
     if query.interacted is not None:
         request.seen_policy.interacted = query.interacted.value  # type: ignore[assignment]
+    if query.served_within_s:
+        request.seen_policy.served_within.FromMilliseconds(int(query.served_within_s * 1000))
+        request.seen_policy.served_mode = query.served.value  # type: ignore[assignment]
     return request
 
 

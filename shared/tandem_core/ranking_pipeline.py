@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
-from tandem_core.candidates import CandidateBatch
+from tandem_core.candidates import CandidateBatch, order
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
@@ -25,7 +25,9 @@ from tandem_core.reasons import Reason, reasons_for
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, check_query, eligibility
 from tandem_core.rule_build import build_chain
 from tandem_core.rule_chain import RuleChain
+from tandem_core.rule_trace import Stage
 from tandem_core.rules.base import RuleRequest
+from tandem_core.shown import lowered, with_shown
 from tandem_core.sources.base import Found
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ Retrieve = Callable[[Query, Budget], Retrieved]
 class Slate:
     """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
 
-    propensities: float64 [k], 0 where chance took no part.
+    propensities: float64 [k], 0 where chance took no part. stages: where a trace was asked for, what each stage made of
+    the candidates: "retrieval", "ranker" where it ran, then the rules.
     teams: whose item each is where two lists are mixed ("" for nobody's); empty where none are. See interleaving.
     """
 
@@ -49,6 +52,7 @@ class Slate:
     empty_reason: str
     propensities: NDArray[np.float64]
     teams: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
 
 class RankingPipeline:
@@ -74,18 +78,9 @@ class RankingPipeline:
         The candidates are of the bundle they name, which may be another than this one's when retrieval has not got
         this one: `arrange` must then be called on that bundle's pipeline.
         """
-        policy = self._policy(query)
         check_query(self.bundle, query)
-        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
-        wanted = replace(
-            query,
-            max_results=max(policy.candidates, query.max_results),
-            interacted=query.interacted or policy.interacted,
-            plans=policy.source_plans(user.regime),
-            condition=with_conditions(query.condition, self.chain(query).conditions(query)),
-            # The rules drop what does not fit here.
-            exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],
-        )
+        user = self.user(query)
+        wanted = self.as_asked(query, user)
         try:
             found = retrieve(wanted, budget)
             self._outage.over()
@@ -101,18 +96,41 @@ class RankingPipeline:
         popular = self._fallback.retrieve(replace(wanted, plans=(), fill=Fill.BACKFILL), Budget())
         return replace(popular, degradations=(missing, *popular.degradations), user=user)
 
-    def arrange(self, query: Query, retrieved: Retrieved, budget: Budget) -> Slate:
-        """Score candidates of this bundle, with what the placement pins and promotes by name, and apply its rules."""
-        query = replace(query, interacted=query.interacted or self._policy(query).interacted)
-        user = retrieved.user or resolve_user(self.bundle.schema, self.bundle.catalog, query)
-        batch = self._with_named_items(retrieved.candidates, query, user)
-        return self._arranged(query, replace(retrieved, candidates=batch), user, budget)
+    def user(self, query: Query) -> User:
+        """Return what is known of the user of a query."""
+        return resolve_user(self.bundle.schema, self.bundle.catalog, query)
 
-    def _arranged(self, query: Query, retrieved: Retrieved, user: User, budget: Budget) -> Slate:
+    def as_asked(self, query: Query, user: User) -> Query:
+        """Return the query that goes to retrieval: with what the policy wants of it."""
+        policy = self._policy(query)
+        return replace(
+            query,
+            max_results=max(policy.candidates, query.max_results),
+            interacted=query.interacted or policy.interacted,
+            plans=policy.source_plans(user.regime),
+            condition=with_conditions(query.condition, self.chain(query).conditions(query)),
+            # The rules drop what does not fit here.
+            exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],
+        )
+
+    def arrange(self, query: Query, retrieved: Retrieved, budget: Budget, *, trace: bool = False) -> Slate:
+        """Score candidates of this bundle, with what the placement pins and promotes by name, and apply its rules.
+
+        trace: keep what each stage did, for explanations.
+        """
+        query = replace(query, interacted=query.interacted or self._policy(query).interacted)
+        user = retrieved.user or self.user(query)
+        batch = self._with_named_items(retrieved.candidates, query, user)
+        return self._arranged(query, replace(retrieved, candidates=batch), user, budget, trace=trace)
+
+    def _arranged(
+        self, query: Query, retrieved: Retrieved, user: User, budget: Budget, *, trace: bool = False
+    ) -> Slate:
         policy, chain = self._policy(query), self.chain(query)
         batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
+        batch = self._served(batch, query, policy)
         diverse = budget.remaining() >= policy.diversity_needs_s
-        arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse)
+        arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse, trace=trace)
         if not diverse and chain.diversity:
             skipped = (*skipped, Degradation(DegradationKind.DIVERSITY_SKIPPED, "diversity", "no time left"))
         top = arranged.shown()
@@ -125,6 +143,7 @@ class RankingPipeline:
             degradations=(*retrieved.degradations, *skipped, *arranged.relaxed),
             empty_reason=empty,
             propensities=arranged.propensities,
+            stages=_traced(retrieved.candidates, batch, arranged.stages) if trace else (),
         )
 
     def _with_named_items(self, batch: CandidateBatch, query: Query, user: User) -> CandidateBatch:
@@ -174,10 +193,29 @@ class RankingPipeline:
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "no time left"),)
         try:
             features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
-            return batch.with_scores(scorer.score(features)), ()
+            scored = scorer.score(features)
+            heads = {f"head:{name}": column for name, column in scored.heads.items()}
+            return batch.with_scores(scored.scores).with_columns(heads), ()
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)
+
+    def _served(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy) -> CandidateBatch:
+        """Add what rules read of earlier impressions, and lower what was shown within the time the request names."""
+        batch = with_shown(batch, query.shown, self.bundle.catalog, query.now_ms)
+        if query.served is Seen.DISCOUNT and query.served_within_s:
+            rows = query.shown.rows_within(self.bundle.catalog, query.now_ms, query.served_within_s)
+            batch = lowered(batch, rows, policy.seen_factor)
+        return batch
+
+
+def _traced(found: CandidateBatch, scored: CandidateBatch, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Return the stages from retrieval on: what the chain was given is the ranker's order, where the ranker ran."""
+    at = order(found.scores, found.rows)
+    first = Stage("retrieval", found.rows[at], found.scores[at])
+    if scored is found:
+        return (first, *stages[1:])
+    return (first, replace(stages[0], name="ranker"), *stages[1:])
 
 
 def rule_request(query: Query, user: User) -> RuleRequest:

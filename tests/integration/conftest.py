@@ -21,12 +21,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tandem.common.v1 import degradation_pb2
+from tandem.events.v1 import events_pb2_grpc
 from tandem.ranking.v1 import ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2_grpc
 from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.registry import Registry
 
 SERVICES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tandem.ranking.v1.RankingService"}
+SERVICES["writer"] = "tandem.events.v1.EventService"
+MODULES = {"writer": "tandem_ranking.writer"}  # the others are tandem_<name>
 START_S = 30.0  # a start takes about a second; a busy machine may take longer
 FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0, "max_connection_age_s": 1.0}
 LOG_TAIL = 8000
@@ -95,7 +98,11 @@ class Running:
 
     @property
     def stub(self) -> Any:
-        kinds = {"retrieval": retrieval_pb2_grpc.RetrievalServiceStub, "ranking": ranking_pb2_grpc.RankingServiceStub}
+        kinds = {
+            "retrieval": retrieval_pb2_grpc.RetrievalServiceStub,
+            "ranking": ranking_pb2_grpc.RankingServiceStub,
+            "writer": events_pb2_grpc.EventServiceStub,
+        }
         return kinds[self.name](self.channel)
 
     def health(self, service: str | None = None) -> str:
@@ -181,13 +188,13 @@ class Launcher:
         return self.started[-1]
 
     def service(self, name: str, **settings: Any) -> Running:
-        """Start `python -m tandem_NAME --config FILE`; every setting that is not given is the test's own default."""
+        """Start the process NAME with `--config FILE`; every setting that is not given is the test's own default."""
         defaults = {"port": 0, "store": f"sqlite:///{self.folder / 'store.db'}", **FAST}
         if name == "ranking":  # a busy machine must not look like a late retrieval
             defaults["retrieval_timeout_ms"] = 5000
         config = self.folder / f"{name}-{len(self.started)}.toml"
         config.write_text(toml({**defaults, **settings}))
-        return self.command(name, "-m", f"tandem_{name}", "--config", str(config))
+        return self.command(name, "-m", MODULES.get(name, f"tandem_{name}"), "--config", str(config))
 
     def tandem(self, *arguments: str, name: str = "tandem", **options: Any) -> Running:
         """Start `tandem ARGUMENTS`."""
@@ -297,3 +304,16 @@ def write_toml() -> Callable[[Path, Mapping[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def listening_ports() -> Callable[[Running], list[int]]:
+    """listening_ports(running): the port of each worker, by its log."""
+
+    def ports(running: Running) -> list[int]:
+        running.port  # noqa: B018  (waits until it listens)
+        line = next(line for line in running.text.splitlines() if '"listening"' in line)
+        found: list[int] = json.loads(line)["ports"]
+        return found
+
+    return ports

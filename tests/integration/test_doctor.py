@@ -145,7 +145,7 @@ def test_certificates_and_tokens_are_looked_at_before_they_fail(
     open_to_all = config(
         tls_cert=soon,
         tls_key=soon_key,
-        host="0.0.0.0",
+        host="0.0.0.0",  # noqa: S104  (what is looked for)
         ranking={"retrieval_token_file": tmp_path / "none"},
     )
     report = Report("--config", open_to_all)
