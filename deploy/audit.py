@@ -78,23 +78,29 @@ def refusals(found: dict[str, str]) -> list[str]:
     return said
 
 
-def holes(packages: Sequence[str]) -> list[str] | None:
-    """Return known holes, None where the service that knows them cannot be reached."""
+def holes(packages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return known holes, and the packages of which nothing could be learned."""
     with tempfile.TemporaryDirectory() as folder:
         pinned = Path(folder) / "runtime.txt"
         pinned.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in packages))
         command = [_tool("pip-audit"), "--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
         done = _run([*command, "--timeout=10", "--requirement", str(pinned)])
+    return read_report(done.stdout, packages)
+
+
+def read_report(written: str, packages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what pip-audit's JSON says, as `holes` does; nothing was learned of what it skips or leaves out."""
     try:
-        report: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        sys.stdout.write(done.stderr[-400:])
-        return None
-    return [
-        f"{package['name']} {package['version']}: {hole['id']}, mended in {hole['fix_versions'] or 'no version'}"
-        for package in report["dependencies"]
-        for hole in package.get("vulns", ())
+        report: dict[str, Any] = json.loads(written)
+    except ValueError:  # it ends with a trace where its service is not reached
+        return [], list(packages)
+    looked_at = {_normal(each["name"]): each for each in report["dependencies"] if "skip_reason" not in each}
+    found = [
+        f"{name} {each['version']}: {hole['id']}, mended in {', '.join(hole['fix_versions']) or 'no version'}"
+        for name, each in looked_at.items()
+        for hole in each["vulns"]
     ]
+    return found, [name for name in packages if name not in looked_at]
 
 
 def _tool(name: str) -> str:
@@ -112,11 +118,10 @@ def main() -> int:
         sys.stdout.write(f"{name:40} {metadata.version(name):16} {found[name]}\n")
     refused = refusals(found)
     sys.stdout.write(f"licences: {len(packages)} packages, refused or unknown: {refused or 'none'}\n")
-    known = holes(packages)
-    if known is None:
-        sys.stdout.write("known holes: COULD NOT LOOK (the service that pip-audit asks was not reached)\n")
-    else:
-        sys.stdout.write(f"known holes: {known or 'none'}\n")
+    known, unknown = holes(packages)
+    sys.stdout.write(f"known holes of {len(packages) - len(unknown)} packages: {known or 'none'}\n")
+    if unknown:
+        sys.stdout.write(f"COULD NOT LOOK: pip-audit's service said nothing of {', '.join(unknown)}\n")
     return 1 if refused or known else 0
 
 

@@ -16,6 +16,7 @@ from tandem_core.grpc_process import Service
 from tandem_core.process_wire import Wire, name_process, signals_as_wire, wait
 from tandem_core.registry import Registry
 from tandem_core.service_settings import ServiceSettings
+from tandem_core.settings import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,10 @@ class Side:
             bundle_pb2_grpc.add_BundleServiceServicer_to_server(servicer, server)
             return [bundle_pb2.DESCRIPTOR.services_by_name["BundleService"].full_name]
 
-        service = Service(self._settings, register, self._settings.admin_port, admin=True)
+        try:
+            service = Service(self._settings, register, self._settings.admin_port, admin=True)
+        except ConfigError as error:  # files were good when the service started: no reason to end what serves
+            raise RuntimeError(f"the admin port must wait: {error}") from error
         service.start(serving=True)
         log.info("admin listening", extra={"admin_port": service.port})
         return service

@@ -49,3 +49,14 @@ def test_licences_that_reach_further_than_their_package_are_refused(
     audit: ModuleType, licence: str, refused: bool
 ) -> None:
     assert audit.refusals({"some-package": licence}) == ([f"some-package: {licence}"] if refused else [])
+
+
+def test_what_the_service_says_nothing_of_is_never_called_safe(audit: ModuleType) -> None:
+    written = """{"dependencies": [
+        {"name": "Bad_One", "version": "1.0", "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"]}]},
+        {"name": "good", "version": "2.0", "vulns": []},
+        {"name": "hidden", "skip_reason": "not found"}], "fixes": []}"""
+    found, unknown = audit.read_report(written, ["bad-one", "good", "hidden", "left-out"])
+    assert found == ["bad-one 1.0: PYSEC-1, mended in 1.1, 2.0"]
+    assert unknown == ["hidden", "left-out"]
+    assert audit.read_report("no JSON", ["good"]) == ([], ["good"])
