@@ -162,7 +162,7 @@ def _write_nothing(path: Path) -> None:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=5, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE tandem_doctor (nothing)")
+        connection.execute("CREATE TABLE tandem_doctor (probe)")
         connection.execute("ROLLBACK")
     finally:
         connection.close()
