@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem_core import observe
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation
@@ -61,7 +62,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return ranking_pb2.BatchRecommendResponse(results=results)
 
     def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
-        assigned = self._experiments.assign(parse_rank(request, _now_ms()))
+        with observe.stage("parse"):
+            assigned = self._experiments.assign(parse_rank(request, _now_ms()))
         budget = Budget.of(context.time_remaining())
         wanted = request.candidates.bundle_id if request.candidates.rows else ""
         pipeline = self._bundles.held.choose([wanted] if wanted else ())
@@ -75,6 +77,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         else:
             query, missing = with_stored(query, self._store)
             slate = shown(query, assigned.teams, lambda each: pipeline.rank(each, candidates, budget))
+            observe.shown(slate.bundle_id, slate.items.rows)
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
@@ -103,7 +106,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         )
 
     def _recommend(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.RecommendResponse:
-        assigned = self._experiments.assign(parse_recommend(request, _now_ms()))
+        with observe.stage("parse"):
+            assigned = self._experiments.assign(parse_recommend(request, _now_ms()))
         budget.check()
         held = self._bundles.held  # one look for the whole request: versions never mix
         current = held.choose()
@@ -121,7 +125,9 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return held.choose([retrieved.bundle_id]).arrange(query, retrieved, budget)
 
         slate = shown(query, assigned.teams, recommend)
-        return _response(request, query, held.choose([slate.bundle_id]).bundle, slate, missing)
+        observe.shown(slate.bundle_id, slate.items.rows)
+        with observe.stage("render"):
+            return _response(request, query, held.choose([slate.bundle_id]).bundle, slate, missing)
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
         """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""

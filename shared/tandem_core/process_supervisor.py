@@ -8,11 +8,15 @@ life by sockets that are bound and never listen; workers of two generations list
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +63,17 @@ def reserve(host: str, ports: Sequence[int]) -> list[socket.socket]:
     return held
 
 
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """Have a folder in which all processes of this tree write their metrics, named by their environment."""
+    folder = tempfile.mkdtemp(prefix="tandem-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class ServiceSupervisor:
     """Runs a service until SIGTERM or SIGINT. command: what executes this program again, with `--role` added."""
 
@@ -83,6 +98,10 @@ class ServiceSupervisor:
         """Serve until told to stop, then drain; exits with 2 where the configuration cannot be used."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
+        with _metrics_folder() if self._settings.metrics_port is not None else nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         self._coming = self._start_loader()
         while not self._stopping:
             wait([process.wire for process in self._all()], TICK_S)

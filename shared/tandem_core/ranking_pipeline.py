@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tandem_core import observe
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
@@ -81,7 +82,8 @@ class RankingPipeline:
             plans=policy.source_plans(user.regime),
         )
         try:
-            retrieved = retrieve(wanted, budget)
+            with observe.stage("retrieve"):
+                retrieved = retrieve(wanted, budget)
             self._outage.over()
             return retrieved
         except BundleMismatch as error:
@@ -101,7 +103,8 @@ class RankingPipeline:
         user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         batch = self._hydrate(retrieved.candidates, query, policy, user)
         batch, skipped = self._score(batch, query, policy, user, budget)
-        ranked, relaxed = self._apply_rules(batch, query, policy, user, budget)
+        with observe.stage("rules"):
+            ranked, relaxed = self._apply_rules(batch, query, policy, user, budget)
         top = ranked.take(np.arange(min(len(ranked), query.max_results)))
         top = top.with_scores(np.minimum.accumulate(top.scores))  # order-changing rules leave scores out of order
         return Slate(
@@ -165,8 +168,10 @@ class RankingPipeline:
         if budget.remaining() < policy.ranker_needs_s:
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "no time left"),)
         try:
-            features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
-            return batch.with_scores(scorer.score(features)), ()
+            with observe.stage("features"):
+                features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
+            with observe.stage("ranker"):
+                return batch.with_scores(scorer.score(features)), ()
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from tandem_core import observe
+from tandem_core.degradation import Degradation, DegradationKind
+
+
+def test_where_nobody_listens_nothing_is_noted() -> None:
+    for record in (None, observe.Record("Recommend", listening=False)):
+        if record is None:
+            note()
+            assert observe.current() is None
+        else:
+            with observe.recording(record):
+                note()
+            assert (record.stages, record.counts, record.shown, record.searches) == ([], [], [], [])
+
+
+def note() -> None:
+    with observe.stage("merge"), observe.source("als"):
+        observe.found("als", 3)
+    observe.kept({"rank:als": np.array([1, 0])})
+    observe.rule("cap", 4, 2)
+    observe.degraded([Degradation(DegradationKind.SOURCE_LATE, "als")])
+    observe.shown("b1", np.array([1, 2]))
+    observe.searched(np.ones(2), np.array([1]))
+
+
+def test_a_record_keeps_what_was_noted_in_its_thread() -> None:
+    record = observe.Record("Retrieve", sampled=True)
+    other = threading.Thread(target=note)
+    with observe.recording(record):
+        note()
+        other.start()
+        other.join()
+    note()
+    assert [name for name, _ in record.stages] == ["source:als", "merge"]
+    assert record.stages[1][1] >= record.stages[0][1] > 0
+    assert record.counts == [
+        ("source_candidates", ("als", "found"), 3),
+        ("source_candidates", ("als", "kept"), 1),
+        ("rule_candidates", ("cap", "given"), 4),
+        ("rule_candidates", ("cap", "kept"), 2),
+        ("degradations", ("SOURCE_LATE", "als"), 1),
+    ]
+    assert [(bundle_id, list(rows)) for bundle_id, rows in record.shown] == [("b1", [1, 2])]
+    assert [source for source, _, _ in record.searches] == ["als"]
+    assert record.bundle_id == "b1"
+
+
+def test_a_stage_that_fails_is_timed_too() -> None:
+    record = observe.Record("Retrieve")
+    with observe.recording(record):
+        try:
+            with observe.stage("merge"):
+                raise ValueError
+        except ValueError:
+            pass
+    assert [name for name, _ in record.stages] == ["merge"]
+    assert observe.current() is None
