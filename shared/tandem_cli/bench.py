@@ -7,10 +7,14 @@ import typer
 from tandem_cli import (
     bench_clusters,
     bench_cold,
+    bench_diversity,
     bench_encoders,
+    bench_events,
+    bench_live,
     bench_quality,
     bench_ratings,
     bench_rolling,
+    bench_serve,
     bench_tradeoff,
     bench_tutorial,
     bench_unseen,
@@ -18,6 +22,7 @@ from tandem_cli import (
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
+app.command("live")(bench_live.live)
 app.command("cold")(bench_cold.cold)
 app.command("unseen")(bench_unseen.unseen)
 app.command("clusters")(bench_clusters.clusters)
@@ -25,4 +30,7 @@ app.command("tradeoff")(bench_tradeoff.tradeoff)
 app.command("rolling")(bench_rolling.rolling)
 app.command("tutorial")(bench_tutorial.tutorial)
 app.command("encoders")(bench_encoders.encoders)
+app.command("events")(bench_events.events)
+app.command("diversity")(bench_diversity.diversity)
 app.command("ratings")(bench_ratings.ratings)
+app.command("serve")(bench_serve.serve)

@@ -11,6 +11,7 @@ import grpc
 
 from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.common.v1 import attribute_pb2, context_pb2
+from tandem.events.v1 import events_pb2, events_pb2_grpc
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 
@@ -60,6 +61,14 @@ def ask_over(channel: grpc.Channel, target: str, asking: Asking, timeout_s: floa
         return stub.Recommend(asking.request(), timeout=timeout_s)
 
 
+def ask_explanation(
+    target: str, request: ranking_pb2.ExplainItemRequest, timeout_s: float
+) -> ranking_pb2.ExplainItemResponse:
+    """Return the answer of the ranking service at `target`; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        return ranking_pb2_grpc.RankingServiceStub(channel).ExplainItem(request, timeout=timeout_s)
+
+
 def ask_similar(
     target: str, request: retrieval_pb2.SimilarItemsRequest, timeout_s: float
 ) -> retrieval_pb2.SimilarItemsResponse:
@@ -74,6 +83,20 @@ def ask_embeddings(
     """Return the answer of the retrieval service at `target`; raises NotAnswered."""
     with _channel_to(target) as channel, _refusals_named(target):
         return retrieval_pb2_grpc.RetrievalServiceStub(channel).GetEmbeddings(request, timeout=timeout_s)
+
+
+def write_events(
+    target: str, request: events_pb2.WriteEventsRequest, timeout_s: float
+) -> events_pb2.WriteEventsResponse:
+    """Return the answer of the writer process at `target`; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        return events_pb2_grpc.EventServiceStub(channel).WriteEvents(request, timeout=timeout_s)
+
+
+def forget_user(target: str, request: events_pb2.ForgetUserRequest, timeout_s: float) -> events_pb2.ForgetUserResponse:
+    """Return the answer of the writer process at `target`; raises NotAnswered."""
+    with _channel_to(target) as channel, _refusals_named(target):
+        return events_pb2_grpc.EventServiceStub(channel).ForgetUser(request, timeout=timeout_s)
 
 
 def ask_admin(target: str, method: str, timeout_s: float, **fields: Any) -> Any:

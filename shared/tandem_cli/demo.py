@@ -68,8 +68,8 @@ def run_demo(name: str, data: Path | None, folder: Path) -> None:
     store = f"sqlite:///{(folder / 'store.db').absolute()}"
     _seed(store, trained)
     out.rule("3. Serve and ask")
-    retrieval_port, ranking_port = _free_port(), _free_port()
-    services = Supervisor(children(None, registry.root, store, retrieval_port, ranking_port))
+    retrieval_port, ranking_port, writer_port = _free_port(), _free_port(), _free_port()
+    services = Supervisor(children(None, registry.root, store, retrieval_port, ranking_port, writer_port))
     services.start(log_to=folder / "services.log")
     try:
         _ask_everybody(f"127.0.0.1:{ranking_port}", trained, folder)

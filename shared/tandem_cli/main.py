@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, off_policy, offline, online, simulate
+from tandem_cli import bench, bundles, decisions, events, off_policy, offline, online, simulate
 
 app = typer.Typer(
     help="A recommender that backends call over gRPC.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -27,11 +27,18 @@ app.command("simulate")(simulate.simulate)
 app.command("off-policy")(off_policy.off_policy)
 app.command("import-events")(offline.import_events)
 app.command("import-users")(offline.import_users)
+app.command("export-items")(offline.export_items)
+app.command("export-events")(events.export_events)
+app.command("write-event")(events.write_event)
+app.command("forget-user")(events.forget_user)
 app.command("serve")(online.serve)
 app.command("stub")(online.stub)
 app.command("recommend")(online.recommend)
+app.command("explain")(online.explain)
 app.command("similar")(online.similar)
 app.command("embeddings")(online.embeddings)
+app.command("replay")(decisions.replay)
+app.command("preview-rules")(decisions.preview_rules)
 app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
 app.add_typer(bench.app, name="bench", help="Compare ways of recommending on held-out events.")
 

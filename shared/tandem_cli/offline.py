@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data; its kind is recognised. None: synthetic.")
 ]
-RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles.")]
+RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles, or s3://bucket/prefix.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file; see deploy/config/train.toml.")]
-StoreOption = Annotated[str, typer.Option("--store", help="sqlite:///PATH")]
+StoreOption = Annotated[str, typer.Option("--store", envvar="TANDEM_STORE", help="sqlite:///PATH or redis://HOST/DB")]
+ForgottenOption = Annotated[
+    str, typer.Option("--store", envvar="TANDEM_STORE", help="Store whose forgotten users are left out; none if empty.")
+]
 
 
 def generate(
@@ -47,17 +50,18 @@ def train(
     config: ConfigOption = None,
     data: DataOption = None,
     registry: RegistryOption = Path("bundles"),
+    store: ForgottenOption = "",
 ) -> None:
     """Fit all models on the training cut and publish them as one bundle."""
     from tandem_cli.progress import ConsoleProgress
-    from tandem_core.registry import Registry
+    from tandem_core.registry_s3 import open_registry
     from tandem_trainer.train import train as run
 
-    settings, dataset = _load(config, data)
+    settings, dataset = _load(config, data, store)
     for line in dataset.report.lines():
         out.print(line, highlight=False)
     with user_errors(ValueError), ConsoleProgress() as progress:
-        trained = run(settings, dataset, Registry(registry), progress)
+        trained = run(settings, dataset, open_registry(registry), progress)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(trained.manifest.metrics.items()))
     out.print(f"bundle {trained.bundle_id} is active in {registry}\n{metrics}", highlight=False)
 
@@ -70,16 +74,18 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures there.")] = None,
     users: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the users; default all.")] = None,
     bundle_id: Annotated[str | None, typer.Option("--bundle", help="Default: the current one.")] = None,
+    store: ForgottenOption = "",
 ) -> None:
     """Measure the bundle and its parts on held-out events: full ranking, intervals, slices."""
     from tandem_cli.progress import ConsoleProgress
     from tandem_cli.show import evaluation_tables
     from tandem_core.errors import BundleRefused, NotFound
+    from tandem_core.stores.base import StoreUnavailable
     from tandem_trainer.evaluate import evaluate as run
     from tandem_trainer.evaluate import to_json
 
-    with user_errors(ValueError, BundleRefused, NotFound):
-        bundle, dataset, split, settings = bundle_and_its_data(registry, bundle_id, data, config, protocol)
+    with user_errors(ValueError, BundleRefused, NotFound, StoreUnavailable):
+        bundle, dataset, split, settings = bundle_and_its_data(registry, bundle_id, data, config, protocol, store)
         with ConsoleProgress() as progress:
             evaluation = run(bundle, dataset, split, most_users=users, seed=settings.seed, progress=progress)
     out.print(*evaluation_tables(evaluation), sep="\n")
@@ -90,28 +96,29 @@ def evaluate(
 
 
 def bundle_and_its_data(
-    registry: Path, bundle_id: str | None, data: Path | None, config: Path | None, protocol: str
+    registry: Path, bundle_id: str | None, data: Path | None, config: Path | None, protocol: str, store: str = ""
 ) -> tuple[Bundle, Dataset, Split, TrainConfig]:
     """Return a bundle, the data it was trained on, its cut and its settings, for what measures on held-out events.
 
-    bundle_id: None means the current one. Raises NotFound, BundleRefused, and ValueError where the data or the cut is
-    another than the bundle's.
+    bundle_id: None means the current one. store: whose forgotten users are left out, "" for none. Raises NotFound,
+    BundleRefused, StoreUnavailable, and ValueError where the data or the cut is another than the bundle's.
     """
     from tandem_core.bundle import load_bundle
     from tandem_core.errors import NotFound
-    from tandem_core.registry import Registry
+    from tandem_core.registry_s3 import open_registry
+    from tandem_core.stores.open import open_store
     from tandem_trainer.config import TrainConfig
     from tandem_trainer.evaluate import check_fits
     from tandem_trainer.inputs import load_data, split_data
 
-    found = Registry(registry)
+    found = open_registry(registry)
     current = found.current() if bundle_id is None else None
     if current is None and bundle_id is None:
         raise NotFound(f"{registry} has no current bundle: run tandem train first")
-    bundle = load_bundle(found.path_of(bundle_id or (current.bundle_id if current else "")))
+    bundle = load_bundle(found.fetch(bundle_id or (current.bundle_id if current else "")))
     # The bundle knows how its data was read and cut; a configuration given here overrides that.
     settings = TrainConfig.model_validate(bundle.manifest.config) if config is None else _config(config)
-    dataset = load_data(settings, data)
+    dataset = load_data(settings, data, store=open_store(store) if store else None)
     check_fits(bundle, dataset, protocol.replace("-", "_"))
     return bundle, dataset, split_data(settings, dataset), settings
 
@@ -123,13 +130,13 @@ def import_events(
 ) -> None:
     """Put the events of a data set into the store, so that its users are known when they ask. Safe to repeat."""
     from tandem_core.stores.base import StoreUnavailable
-    from tandem_core.stores.open import open_store
+    from tandem_core.stores.open import open_store, without_password
     from tandem_trainer.seed_store import store_events
 
     _, dataset = _load(config, data)
     with user_errors(ValueError, StoreUnavailable):
         new = store_events(open_store(store), dataset.events)
-    out.print(f"{new} new of {len(dataset.events)} events in {store}")
+    out.print(f"{new} new of {len(dataset.events)} events in {without_password(store)}")
 
 
 def import_users(
@@ -139,13 +146,34 @@ def import_users(
 ) -> None:
     """Put the users of a data set and their attributes into the store."""
     from tandem_core.stores.base import StoreUnavailable
-    from tandem_core.stores.open import open_store
+    from tandem_core.stores.open import open_store, without_password
     from tandem_trainer.seed_store import store_users
 
     _, dataset = _load(config, data)
     with user_errors(ValueError, StoreUnavailable):
         count = store_users(open_store(store), dataset.users)
-    out.print(f"{count} users in {store}")
+    out.print(f"{count} users in {without_password(store)}")
+
+
+def export_items(
+    store: StoreOption,
+    path: Annotated[Path, typer.Option("--out", help="Parquet: the items table of the next training.")],
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write the items of a data set with every change that came while serving: added, replaced and deleted ones."""
+    from tandem_core.stores.base import StoreUnavailable
+    from tandem_core.stores.open_live import open_live_store
+    from tandem_trainer.live_items import with_live_items
+
+    _, dataset = _load(config, data)
+    with user_errors(ValueError, StoreUnavailable):
+        live = open_live_store(store)
+        items, deleted = list(live.items()), live.deleted_ids()
+        table = with_live_items(dataset.items, dataset.schema, items, deleted)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path, index=False)
+    out.print(f"{len(table)} items in {path}: {len(items)} added or changed and {len(deleted)} deleted since training")
 
 
 def _config(path: Path | None) -> TrainConfig:
@@ -154,11 +182,13 @@ def _config(path: Path | None) -> TrainConfig:
     return load_config(path)
 
 
-def _load(config: Path | None, data: Path | None) -> tuple[TrainConfig, Dataset]:
+def _load(config: Path | None, data: Path | None, store: str = "") -> tuple[TrainConfig, Dataset]:
+    from tandem_core.stores.base import StoreUnavailable
+    from tandem_core.stores.open import open_store
     from tandem_trainer.inputs import load_data
 
-    with user_errors(ValueError):
+    with user_errors(ValueError, StoreUnavailable):
         settings = _config(config)
         if data is None and settings.data.adapter == "auto":
             settings = settings.model_copy(update={"data": settings.data.model_copy(update={"adapter": "synthetic"})})
-        return settings, load_data(settings, data)
+        return settings, load_data(settings, data, store=open_store(store) if store else None)

@@ -18,17 +18,23 @@ class Part(enum.StrEnum):
     BOTH = "both"
     RETRIEVAL = "retrieval"
     RANKING = "ranking"
+    WRITER = "writer"
 
 
 def serve(
-    part: Annotated[Part, typer.Argument(help="One service, or both under one supervisor.")] = Part.BOTH,
+    part: Annotated[Part, typer.Argument(help="One process, or all under one supervisor.")] = Part.BOTH,
     config: Annotated[
-        Path | None, typer.Option(help="TOML with tables [retrieval] and [ranking]; default: built-in settings.")
+        Path | None,
+        typer.Option(help="TOML with tables [retrieval], [ranking], [writer]; default: built-in settings."),
     ] = None,
     registry: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("bundles"),
     store: Annotated[str, typer.Option(help="User store; events and attributes.")] = "sqlite:///store.db",
     retrieval_port: Annotated[int, typer.Option(min=1, max=65535)] = 50051,
     ranking_port: Annotated[int, typer.Option(min=1, max=65535)] = 50052,
+    writer_port: Annotated[int, typer.Option(min=1, max=65535)] = 50053,
+    decisions: Annotated[
+        Path | None, typer.Option(help="Folder for decision records, for replay and explanations; default: none.")
+    ] = None,
 ) -> None:
     """Run the services until Ctrl-C or SIGTERM; both are drained before they end."""
     from tandem_cli.serve import children  # noqa: PLC0415
@@ -36,7 +42,7 @@ def serve(
     from tandem_core.settings import ConfigError  # noqa: PLC0415
 
     with user_errors(ConfigError):
-        wanted = children(config, registry, store, retrieval_port, ranking_port)
+        wanted = children(config, registry, store, retrieval_port, ranking_port, writer_port, decisions)
     Supervisor([child for child in wanted if part in (Part.BOTH, child.name)]).run()
 
 
@@ -75,6 +81,27 @@ def recommend(
     with user_errors(NotAnswered):
         response = ask(target, asking, timeout)
     out.print(recommendation_table(response, f"user {user or '(nobody)'}"))
+
+
+def explain(
+    item: Annotated[str, typer.Argument(help="Item id: why is it in the list, or not?")],
+    user: Annotated[str, typer.Option(help="User id; one nobody knows is fine.")] = "",
+    k: Annotated[int, typer.Option("--k", help="Length of the list, 1 to 500.")] = 20,
+    placement: str = "",
+    target: Annotated[str, typer.Option(help="Address of the ranking service.")] = "127.0.0.1:50052",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds.")] = 5.0,
+) -> None:
+    """Ask the ranking service why an item is or is not recommended to a user, and print it."""
+    from tandem.ranking.v1 import ranking_pb2  # noqa: PLC0415
+    from tandem_cli.client import Asking, NotAnswered, ask_explanation  # noqa: PLC0415
+    from tandem_cli.show import explanation_table  # noqa: PLC0415
+
+    if not 1 <= k <= 500:
+        fail(f"--k is {k}; a list has 1 to 500 items")
+    request = ranking_pb2.ExplainItemRequest(request=Asking(user, k, placement=placement).request(), item_id=item)
+    with user_errors(NotAnswered):
+        response = ask_explanation(target, request, timeout)
+    out.print(explanation_table(response, item))
 
 
 def similar(

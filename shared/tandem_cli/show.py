@@ -70,6 +70,20 @@ def recommendation_table(
     return table
 
 
+def explanation_table(response: ranking_pb2.ExplainItemResponse, item_id: str) -> Table:
+    """Return what each stage did to the item, and where it stands."""
+    stands = f"place {response.position}" if response.position else f"not in the list: lost at {response.lost_at}"
+    table = Table(title=f"{escape(item_id)}: {escape(stands)}", title_justify="left", caption_justify="left")
+    table.add_column("stage", min_width=20)
+    for name in ("score before", "after", "place before", "after"):
+        table.add_column(name, justify="right")
+    for part in response.parts:
+        places = [str(place) if place else "-" for place in (part.position_before, part.position_after)]
+        table.add_row(escape(part.stage), f"{part.before:.4f}", f"{part.after:.4f}", *places)
+    table.caption = f"bundle {escape(response.bundle_id)}"
+    return table
+
+
 def similar_table(response: retrieval_pb2.SimilarItemsResponse, titles: Mapping[str, str]) -> Table:
     """Return the list as a table; items without a title in `titles` go by their id."""
     table = Table(title=f"bundle {escape(response.bundle_id)}", title_justify="left")

@@ -24,7 +24,8 @@ def dummy_retrieved(bundle: Bundle, query: Query) -> Retrieved:
 def dummy_slate(bundle: Bundle, query: Query, candidates: CandidateBatch | None = None) -> Slate:
     """Return the candidates, or the first items of the catalogue that are not excluded, up to query.max_results."""
     batch = _first(bundle, query) if candidates is None else _top(candidates, query.max_results)
-    return Slate(batch, ((),) * len(batch), bundle.id, Regime.UNKNOWN, _DECLARED, "" if len(batch) else _EMPTY)
+    empty = "" if len(batch) else _EMPTY
+    return Slate(batch, ((),) * len(batch), bundle.id, Regime.UNKNOWN, _DECLARED, empty, np.zeros(len(batch)))
 
 
 def _first(bundle: Bundle, query: Query) -> CandidateBatch:

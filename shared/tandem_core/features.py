@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -126,7 +126,7 @@ class User:
 
     interacted: int32 rows of everything the user had to do with, disliked things too. segment_keys: most specific
     first. attribute_codes: int64 [A]. context_codes: int64 [2]. now_ms: the moment of the request. query_text: what
-    the user typed in a search box, "" where nothing.
+    the user typed in a search box, "" where nothing. memo: what sources computed of this user for each other.
     """
 
     regime: Regime
@@ -138,6 +138,7 @@ class User:
     segment_keys: Sequence[str]
     now_ms: int
     query_text: str = ""
+    memo: dict[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
@@ -168,8 +169,8 @@ def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
 def _resolve_history(
     schema: FeatureSchema, catalog: Catalog, events: UserEvents, now_ms: int
 ) -> tuple[History, NDArray[np.int32]]:
-    row_of, type_code = catalog.row_of, schema.type_code
-    rows = np.array([row_of.get(item_id, -1) for item_id in events.item_ids], np.int32)[::-1]
+    type_code = schema.type_code
+    rows = catalog.find(events.item_ids)[::-1]
     types = np.array([type_code.get(name, 0) for name in events.event_types], np.int32)[::-1]
     timestamps = events.timestamps[::-1]
     ages = np.maximum(now_ms - timestamps, 0)

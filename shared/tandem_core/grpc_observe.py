@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from tandem_core import observe
 from tandem_core.grpc_admission import WorkPool
 from tandem_core.observe import Record, recording
 from tandem_core.service_settings import ServiceSettings
@@ -18,6 +19,9 @@ from tandem_core.serving_bundles import ServingBundles
 from tandem_core.settings import ConfigError
 
 if TYPE_CHECKING:
+    from tandem_core.registry import Registry
+    from tandem_core.signals_audit import Audit
+    from tandem_core.signals_side import MetricsServer
     from tandem_core.signals_traces import Tracing
     from tandem_core.signals_worker import WorkerMetrics
 
@@ -82,6 +86,25 @@ def import_signals(settings: ServiceSettings) -> None:
             raise ConfigError(f"otlp_endpoint is set, and the extra `tracing` is not installed: {error}") from error
 
 
+def serve_metrics(
+    settings: ServiceSettings, registry: Registry, alive: Callable[[], bool]
+) -> tuple[MetricsServer, Audit] | None:
+    """Serve the metrics port, where there is one, and return with it what looks at workers' samples when asked to.
+
+    Raises ConfigError where the port is not to be had.
+    """
+    if settings.metrics_port is None:
+        return None
+    from tandem_core.signals_audit import Audit  # noqa: PLC0415  (only where it is wanted)
+    from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles  # noqa: PLC0415
+    from tandem_core.signals_worker import folder  # noqa: PLC0415
+
+    files = WorkerFiles(folder())
+    gauges = SideGauges(files)
+    server = MetricsServer(settings.host, settings.metrics_port, files, gauges, alive)
+    return server, Audit(registry, files, gauges, settings.audit_s)
+
+
 class WorkerSignals:
     """What a worker tells of itself: made after the fork, `beat` called every second, `close` at the end."""
 
@@ -108,12 +131,14 @@ class WorkerSignals:
         metrics.set("calls_waiting", to=max(0, pool.held - pool.threads))
         metrics.total("calls_shed", "full", is_now=pool.refused)
         metrics.total("calls_shed", "late", is_now=pool.dropped)
+        for name, total in observe.TALLIES.items():
+            metrics.total(name, is_now=total)
         held = self._bundles.held
         metrics.set("bundle_refused", to=float(bool(held.refusal)))
         if held.loaded:
             metrics.set("bundle_info", held.current_id, to=1)
-            created_ms = held.loaded[0][1].bundle.manifest.created_ms
-            metrics.set("bundle_age_seconds", to=time.time() - created_ms / 1000)
+            if (bundle := getattr(held.loaded[0][1], "bundle", None)) is not None:  # the writer holds an encoder alone
+                metrics.set("bundle_age_seconds", to=time.time() - bundle.manifest.created_ms / 1000)
 
     def close(self) -> None:
         """Send what is left of the traces."""

@@ -15,8 +15,19 @@ from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core import observe
 from tandem_core.errors import FieldViolation, InvalidRequest
-from tandem_core.filters import AllOf, AnyOf, Condition, Exists, InRange, InSet, NotOf
-from tandem_core.query import Fill, Query, Seen, SourcePlan, UserEvents, seed_of
+from tandem_core.filters import (
+    DEEPEST_FILTER,
+    MOST_CONDITIONS,
+    AllOf,
+    AnyOf,
+    Condition,
+    Exists,
+    InRange,
+    InSet,
+    NotOf,
+)
+from tandem_core.query import MOST_EXCLUDED, Fill, Query, Seen, SourcePlan, UserEvents, seed_of
+from tandem_core.shown import IMPRESSION, ShownItems
 
 MOST_CANDIDATES = 2000
 DEFAULT_CANDIDATES = 500
@@ -25,7 +36,6 @@ DEFAULT_RESULTS = 20
 MOST_BATCHED = 64
 MOST_RECENT_EVENTS = 200
 MOST_ATTRIBUTES = 64
-MOST_EXCLUDED = 1000
 MOST_SEEDS = 50
 MOST_SOURCES = 32
 MOST_BUNDLES = 8
@@ -33,8 +43,7 @@ MOST_EXPERIMENTS = 32
 LONGEST_ID = 256
 LONGEST_NAME = 128
 LONGEST_TEXT = 256
-DEEPEST_FILTER = 8
-MOST_CONDITIONS = 100
+LONGEST_SERVED_WITHIN_S = 365 * 86_400
 MOST_FILTER_VALUES = 1000
 
 
@@ -90,6 +99,7 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
     if context.HasField("event_time"):
         now_ms = _milliseconds(checks, context.event_time, "context.event_time")
         checks.that(now_ms >= 0, "context.event_time", "is before 1970")
+    events = _events(checks, context.recent_events, now_ms)
     request_id = context.request_id or uuid.uuid4().hex
     observe.request_is(request_id)
     return {
@@ -99,11 +109,11 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
         "user_id": context.user_id,
         "session_id": context.session_id,
         "anonymous": context.anonymous,
-        "events": _events(checks, context.recent_events, now_ms),
+        **_apart(events),
         "seed_item_ids": list(context.seed_item_ids),
         "query_text": context.query_text,
-        "attributes": _attributes(checks, context.user_attributes, "context.user_attributes"),
-        "context": _attributes(checks, context.context, "context.context"),
+        "attributes": parse_attributes(checks, context.user_attributes, "context.user_attributes"),
+        "context": parse_attributes(checks, context.context, "context.context"),
         "seed": seed_of(request_id, context.seed),
         "experiments": tuple((each.experiment, each.variant) for each in context.experiments),
     }
@@ -150,7 +160,19 @@ def _events(checks: Checks, events: Sequence[context_pb2.UserEvent], now_ms: int
     )
 
 
-def _attributes(checks: Checks, attributes: Iterable[attribute_pb2.Attribute], field: str) -> dict[str, str]:
+def _apart(events: UserEvents) -> dict[str, Any]:
+    """Return the fields of a Query for what the user chose and what was shown."""
+    if IMPRESSION not in events.event_types:
+        return {"events": events}
+    was_shown = np.array([kind == IMPRESSION for kind in events.event_types])
+    shown = events.take(np.flatnonzero(was_shown))
+    return {
+        "events": events.take(np.flatnonzero(~was_shown)),
+        "shown": ShownItems.of(shown.item_ids, [1] * len(shown), shown.timestamps.tolist()),
+    }
+
+
+def parse_attributes(checks: Checks, attributes: Iterable[attribute_pb2.Attribute], field: str) -> dict[str, str]:
     """Return name -> text: numbers as written without trailing zeros, booleans as true/false, of lists the first."""
     listed = list(attributes)
     checks.at_most(listed, MOST_ATTRIBUTES, field)
@@ -180,14 +202,24 @@ def parse_common(checks: Checks, request: AnyRequest, clock_ms: int) -> dict[str
     clock_ms: the server's time, for requests that carry none.
     """
     fields = parse_context(checks, request.context, clock_ms)
-    interacted = None
+    seen_fields: dict[str, Any] = {}
     if request.HasField("seen_policy"):
         seen = request.seen_policy
-        checks.that(not seen.HasField("served_within"), "seen_policy.served_within", "is not supported yet")
         checks.that(seen.interacted in filter_pb2.SeenMode.values(), "seen_policy.interacted", "is an unknown value")
         checks.that(seen.served_mode in filter_pb2.SeenMode.values(), "seen_policy.served_mode", "is an unknown value")
-        interacted = Seen(int(seen.interacted)) if int(seen.interacted) in set(Seen) else None
-    return fields | {"condition": parse_filter(checks, request), "interacted": interacted}
+        seen_fields = {
+            "interacted": Seen(int(seen.interacted)) if int(seen.interacted) in set(Seen) else None,
+            "served": Seen(int(seen.served_mode)) if int(seen.served_mode) in set(Seen) else Seen.DISCOUNT,
+            "served_within_s": _served_within(checks, seen),
+        }
+    return fields | seen_fields | {"condition": parse_filter(checks, request)}
+
+
+def _served_within(checks: Checks, seen: filter_pb2.SeenPolicy) -> float:
+    seconds = seen.served_within.seconds + seen.served_within.nanos / 1e9
+    fits = 0 <= seconds <= LONGEST_SERVED_WITHIN_S
+    checks.that(fits, "seen_policy.served_within", f"is {seconds:g} s; 0 to {LONGEST_SERVED_WITHIN_S} s are allowed")
+    return seconds
 
 
 def parse_filter(checks: Checks, request: AnyRequest | retrieval_pb2.SimilarItemsRequest) -> Condition | None:

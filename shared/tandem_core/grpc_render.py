@@ -22,27 +22,47 @@ from tandem_core.query import Query
 from tandem_core.ranking_pipeline import Slate
 from tandem_core.reasons import Reason, ReasonKind
 from tandem_core.retrieval_pipeline import Retrieved
+from tandem_core.rule_trace import Part, parts_of
 from tandem_core.serving_bundles import Held
 
 
 def candidate_list(batch: CandidateBatch, bundle: Bundle, *, by_row: bool) -> candidates_pb2.CandidateList:
     """Return candidates as columns, items by row or by id."""
-    masks = np.zeros(len(batch), np.uint32)
+    masks = np.zeros(len(batch), np.int64)
     columns = []
     for bit, source in enumerate(batch.sources):
         ranks = batch.columns[f"rank:{source}"]
-        masks |= np.where(ranks > 0, np.uint32(1 << bit), np.uint32(0))
-        scores = batch.columns[f"score:{source}"]
-        columns.append(candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist(), scores=scores.tolist()))
-    rows = batch.rows.tolist()
-    return candidates_pb2.CandidateList(
+        masks |= (ranks > 0).astype(np.int64) << bit
+        column = candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist())
+        column.MergeFromString(_floats(_SCORES_OF_SOURCE, batch.columns[f"score:{source}"]))
+        columns.append(column)
+    rows = (bundle.catalog.wire_rows(batch.rows) if by_row else batch.rows).tolist()
+    message = candidates_pb2.CandidateList(
         bundle_id=bundle.id,
         rows=rows if by_row else None,
         item_ids=None if by_row else [bundle.catalog.item_ids[row] for row in rows],
-        scores=batch.scores.tolist(),
         source_masks=masks.tolist(),
         source_columns=columns,
     )
+    message.MergeFromString(_floats(_SCORES, batch.scores))
+    return message
+
+
+_SCORES = candidates_pb2.CandidateList.DESCRIPTOR.fields_by_name["scores"].number
+_SCORES_OF_SOURCE = candidates_pb2.SourceColumn.DESCRIPTOR.fields_by_name["scores"].number
+
+
+def _floats(field: int, values: NDArray[Any]) -> bytes:
+    """Return a packed field of floats as it stands on the wire, which is how numpy holds them, too.
+
+    Reading it takes a sixth of what 500 Python floats take. field: 1 to 15. values: float [n].
+    """
+    packed = values.astype("<f4", copy=False).tobytes()
+    length, size = bytearray(), len(packed)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((field << 3 | 2, *length, size)) + packed  # wire type 2: the length stands before
 
 
 def retrieve_response(
@@ -83,16 +103,30 @@ def experiment_assignments(query: Query) -> list[context_pb2.ExperimentAssignmen
     return [context_pb2.ExperimentAssignment(experiment=name, variant=value) for name, value in query.experiments]
 
 
+def score_parts(parts: Iterable[Part]) -> list[ranking_pb2.ScorePart]:
+    return [
+        ranking_pb2.ScorePart(
+            stage=part.stage,
+            before=part.before,
+            after=part.after,
+            position_before=part.place_before,
+            position_after=part.place_after,
+        )
+        for part in parts
+    ]
+
+
 def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> list[ranking_pb2.RankedItem]:
-    """Return the final list, with the named columns of each item."""
+    """Return the final list, with the named columns of each item, and with its parts where the slate has a trace."""
     items = slate.items
     sources = [(s, items.columns[f"rank:{s}"].tolist(), items.columns[f"score:{s}"].tolist()) for s in items.sources]
-    scores = items.scores.tolist()
+    scores, propensities = items.scores.tolist(), slate.propensities.tolist()
     return [
         ranking_pb2.RankedItem(
             item_id=catalog.item_ids[row],
             position=place + 1,
             score=scores[place],
+            propensity=propensities[place],
             reasons=[_reason(reason) for reason in slate.reasons[place]],
             sources=[
                 ranking_pb2.SourceContribution(source=name, rank=ranks[place], score=source_scores[place])
@@ -101,6 +135,7 @@ def ranked_items(slate: Slate, catalog: Catalog, attributes: Sequence[str]) -> l
             ],
             attributes=[found for name in attributes if (found := _attribute(catalog, row, name)) is not None],
             team=slate.teams[place] if slate.teams else "",
+            parts=score_parts(parts_of(slate.stages, row)) if slate.stages else (),
         )
         for place, row in enumerate(items.rows.tolist())
     ]
@@ -149,7 +184,7 @@ def serving_state(held: Held[Any], bundle: Bundle | None, started_ms: int) -> se
     )
     if bundle is not None:
         state.bundle_created.CopyFrom(timestamp(bundle.manifest.created_ms))
-        state.catalogue_size = len(bundle.catalog)
+        state.catalogue_size = bundle.catalog.present
         metrics = sorted(bundle.manifest.metrics.items())
         state.bundle_metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in metrics)
     return state

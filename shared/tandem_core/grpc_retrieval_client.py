@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import grpc
 
-from tandem.common.v1 import context_pb2, filter_pb2
+from tandem.common.v1 import context_pb2
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, InvalidRequest, UpstreamUnavailable
 from tandem_core.grpc_client import ReadCaller, open_channel, several_addresses
+from tandem_core.grpc_filter import filter_message
 from tandem_core.grpc_parse_ranking import parse_candidates
 from tandem_core.query import Query, Regime
 from tandem_core.retrieval_pipeline import Retrieved
@@ -52,15 +53,6 @@ class CircuitBreaker:
             self._closed_again = time.monotonic() + self._open_s
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The parts of the caller's request that go to retrieval as they came."""
-
-    context: context_pb2.RequestContext
-    filter: filter_pb2.Filter | None
-    exclude_item_ids: Sequence[str]
-
-
 @dataclass(slots=True)
 class RetrievalClient:
     """Calls a retrieval service. timeout_s: the longest a call may take, whatever the caller's own deadline."""
@@ -86,8 +78,10 @@ class RetrievalClient:
         """State of the connection: "ready", "connecting", "failing" or "idle"."""
         return self._state
 
-    def retrieve(self, asked: Asked, query: Query, budget: Budget, bundles: Mapping[str, Bundle]) -> Retrieved:
-        """Return candidates of the first of `bundles` that retrieval has.
+    def retrieve(
+        self, context: context_pb2.RequestContext, query: Query, budget: Budget, bundles: Mapping[str, Bundle]
+    ) -> Retrieved:
+        """Return candidates of the first of `bundles` that retrieval has. context: as the caller sent it.
 
         Raises UpstreamUnavailable or BundleMismatch.
         """
@@ -95,7 +89,7 @@ class RetrievalClient:
             raise UpstreamUnavailable(f"{self.target} keeps failing; it is tried again in a moment")
         timeout_s = min(self.timeout_s, self.share * budget.remaining())
         try:
-            request = _request(asked, query, list(bundles))
+            request = _request(context, query, list(bundles))
             response = self.caller.call(self._stub.Retrieve, request, timeout_s)
         except grpc.RpcError as error:
             raise self._translated(error, short=timeout_s < self.timeout_s) from error
@@ -126,13 +120,13 @@ class RetrievalClient:
         self._state = names.get(state, "idle")
 
 
-def _request(asked: Asked, query: Query, bundle_ids: list[str]) -> retrieval_pb2.RetrieveRequest:
+def _request(context: context_pb2.RequestContext, query: Query, bundle_ids: list[str]) -> retrieval_pb2.RetrieveRequest:
     request = retrieval_pb2.RetrieveRequest(
-        context=asked.context,
+        context=context,
         max_candidates=query.max_results,
-        filter=asked.filter,
+        filter=None if query.condition is None else filter_message(query.condition),
         fill_policy=query.fill.value,  # type: ignore[arg-type]  # the numbers are the contract's
-        exclude_item_ids=asked.exclude_item_ids,
+        exclude_item_ids=query.exclude_item_ids,
         acceptable_bundle_ids=bundle_ids,
         item_form=retrieval_pb2.ITEM_FORM_ROWS,
         sources=[
@@ -144,6 +138,9 @@ def _request(asked: Asked, query: Query, bundle_ids: list[str]) -> retrieval_pb2
     request.context.event_time.FromMilliseconds(query.now_ms)
     if query.interacted is not None:
         request.seen_policy.interacted = query.interacted.value  # type: ignore[assignment]
+    if query.served_within_s:
+        request.seen_policy.served_within.FromMilliseconds(int(query.served_within_s * 1000))
+        request.seen_policy.served_mode = query.served.value  # type: ignore[assignment]
     return request
 
 

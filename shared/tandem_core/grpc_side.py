@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
 from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem_core.errors import BundleRefused, NotFound
 from tandem_core.grpc_admin import BundleServicer
+from tandem_core.grpc_observe import serve_metrics
 from tandem_core.grpc_process import Service
 from tandem_core.process_wire import Wire, name_process, signals_as_wire, wait
 from tandem_core.registry import Registry
 from tandem_core.service_settings import ServiceSettings
-
-if TYPE_CHECKING:
-    from tandem_core.signals_audit import Audit
-    from tandem_core.signals_side import MetricsServer
 
 log = logging.getLogger(__name__)
 
@@ -39,35 +36,21 @@ class Side:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor tells us
         name_process("side")
         admin = self._admin()
-        audit, metrics = self._metrics()
+        metrics = serve_metrics(self._settings, self._registry, lambda: not self._up.dead)
         before: dict[str, Any] = {}
         while not (signals.has_more() or self._up.dead):
             if (seen := self._look()) != before:
                 self._up.send(event="seen", **seen)
                 before = seen
-            if audit is not None:
-                audit.look(seen["bundle_id"])
+            if metrics is not None:
+                metrics[1].look(seen["bundle_id"])
             wait([signals, self._up, self._pointed], self._settings.bundle_poll_s)
             self._up.receive()
             self._pointed.receive()
         if metrics is not None:
-            metrics.close()
+            metrics[0].close()
         if admin is not None:
             admin.stop()
-
-    def _metrics(self) -> tuple[Audit | None, MetricsServer | None]:
-        """Serve the metrics port, where there is one."""
-        if self._settings.metrics_port is None:
-            return None, None
-        from tandem_core.signals_audit import Audit  # noqa: PLC0415  (only where it is wanted)
-        from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles  # noqa: PLC0415
-        from tandem_core.signals_worker import folder  # noqa: PLC0415
-
-        files = WorkerFiles(folder())
-        gauges = SideGauges(files)
-        alive = lambda: not self._up.dead  # noqa: E731
-        server = MetricsServer(self._settings.host, self._settings.metrics_port, files, gauges, alive)
-        return Audit(self._registry, files, gauges, self._settings.audit_s), server
 
     def _admin(self) -> Service | None:
         """Serve the admin port, where there is one: bundles, and whether this service lives."""
@@ -87,7 +70,7 @@ class Side:
     def _look(self) -> dict[str, Any]:
         bundle_id = ""
         try:
-            if (current := self._registry.current()) is None:
+            if (current := self._registry.mirror()) is None:
                 why = f"{self._registry.root} has no current bundle: train one (tandem train)"
                 return {"bundle_id": "", "state": "", "why": why}
             bundle_id = current.bundle_id

@@ -120,6 +120,7 @@ def interleave(query: Query, slates: Mapping[str, Slate]) -> Slate:
         reasons=tuple((ours, theirs)[pick.team].reasons[pick.place] for pick in drafted),
         degradations=declared,
         empty_reason="" if len(items) else ours.empty_reason,
+        propensities=np.concatenate([ours.propensities, theirs.propensities])[index],
         teams=tuple((name, other)[pick.team] if pick.credited else "" for pick in drafted),
     )
 

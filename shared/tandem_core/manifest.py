@@ -47,18 +47,22 @@ class SplitInfo(_Part):
 
 
 class IndexInfo(_Part):
-    """How one index searches. kind: "exact" or "hnsw"; ef, m and ef_construction are None for exact.
+    """How one index searches. kind: "exact", "ivf" or "hnsw"; probes belongs to ivf alone, ef, m and ef_construction to
+    hnsw alone, and are None elsewhere.
 
     recall: share of the `recall_at` best items (all, where there are fewer) that a search finds, against exact search
-    on real queries, measured at export; None: not measured.
+    on real queries, measured at export; None: not measured. microseconds: kind -> CPU time of one search at export, of
+    all kinds that met the least recall; empty: not timed.
     """
 
     kind: str
+    probes: int | None = None
     ef: int | None = None
     m: int | None = None
     ef_construction: int | None = None
     recall: float | None = None
     recall_at: int | None = None
+    microseconds: dict[str, float] = {}
 
 
 class AlsInfo(_Part):
@@ -130,7 +134,7 @@ class Manifest(_Part):
     features: FeatureSchema
     ranker_features: list[str]
     ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
-    text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; serving needs no file
+    text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; None: of words alone
     indexes: dict[str, IndexInfo]
     als: AlsInfo
     item_to_item: HalfLife

@@ -6,7 +6,9 @@ where nobody listens: in evaluation, training and tests. Standard library alone,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from time import perf_counter
@@ -68,6 +70,8 @@ class Record:
 
 
 _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
+_TALLYING = threading.Lock()
+TALLIES: Counter[str] = Counter()  # since the start of the process
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
@@ -143,10 +147,17 @@ def kept(columns: Any) -> None:
                 record.counts.append(("source_candidates", (name[5:], "kept"), by))
 
 
-def rule(name: str, given: int, kept: int) -> None:
-    """Note how many candidates a rule was given, and how many it kept."""
-    count("rule_candidates", name, "given", by=given)
-    count("rule_candidates", name, "kept", by=kept)
+def dropped(given: int, by_rule: Mapping[str, Sized]) -> None:
+    """Note how many candidates rules were given, and which of them dropped how many."""
+    count("rule_candidates", "all", "given", by=given)
+    for name, lost in by_rule.items():
+        count("rule_candidates", name, "dropped", by=len(lost))
+
+
+def tally(metric: str, by: int = 1) -> None:
+    """Add to a counter without labels, outside of any request: what happens in a process's other threads."""
+    with _TALLYING:
+        TALLIES[metric] += by
 
 
 def degraded(degradations: Iterable[Degradation]) -> None:

@@ -8,15 +8,12 @@ life by sockets that are bound and never listen; workers of two generations list
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +21,7 @@ from tandem_core.process_wire import Backoff, Wire, end_with_parent, name_proces
 from tandem_core.service_arguments import WRONG_CONFIG
 from tandem_core.service_settings import ServiceSettings
 from tandem_core.settings import ConfigError
+from tandem_core.signals import metrics_folder
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +61,6 @@ def reserve(host: str, ports: Sequence[int]) -> list[socket.socket]:
     return held
 
 
-@contextmanager
-def _metrics_folder() -> Iterator[None]:
-    """Have a folder in which all processes of this tree write their metrics, named by their environment."""
-    folder = tempfile.mkdtemp(prefix="tandem-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 class ServiceSupervisor:
     """Runs a service until SIGTERM or SIGINT. command: what executes this program again, with `--role` added."""
 
@@ -98,7 +85,7 @@ class ServiceSupervisor:
         """Serve until told to stop, then drain; exits with 2 where the configuration cannot be used."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
-        with _metrics_folder() if self._settings.metrics_port is not None else nullcontext():
+        with metrics_folder() if self._settings.metrics_port is not None else nullcontext():
             self._run()
 
     def _run(self) -> None:
@@ -233,7 +220,7 @@ class ServiceSupervisor:
             self._coming = None
             if code != 0 and self._current is not None:
                 why = f"loading it ended the loader with code {code}"
-                self._refuse(self._loading.get("bundle_id", ""), why, self._loading)
+                self._refuse(self._loading.get("bundle_id", ""), why, self._loading, TRY_AGAIN_S)
         if process is self._current:
             self._current = None
         if process is self._side:

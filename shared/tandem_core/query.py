@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.filters import Condition
+from tandem_core.shown import ShownItems
+
+MOST_EXCLUDED = 1000  # item ids that a request may name
 
 
 class Regime(enum.IntEnum):
@@ -53,6 +56,15 @@ class UserEvents:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def take(self, places: NDArray[np.intp]) -> UserEvents:
+        """Return the events at `places`, in that order."""
+        return UserEvents(
+            [self.item_ids[i] for i in places.tolist()],
+            self.timestamps[places],
+            [self.event_types[i] for i in places.tolist()],
+            self.values[places],
+        )
+
     def merged_with(self, other: UserEvents) -> UserEvents:
         """Return both as one, oldest first; at equal times the other's come later."""
         if not len(other):
@@ -94,6 +106,8 @@ class Query:
     query_text: what the user typed, "" where nothing; the search source alone reads it.
     context: facts of the request. plans: empty means the bundle's own. condition: None means all items.
     interacted: None means what the stage does by itself (retrieval: exclude; ranking: the placement's policy).
+    shown: what the user was shown, stored and sent along. served_within_s: items shown within this time, in seconds,
+    are treated as `served` says; 0: shown items do not matter.
     experiments: (experiment, variant) pairs, those the caller decided first. policy: of a variant, as
     `experiments.policy_key` names it; "" means the placement's own.
     """
@@ -113,6 +127,9 @@ class Query:
     condition: Condition | None = None
     fill: Fill = Fill.BACKFILL
     interacted: Seen | None = None
+    shown: ShownItems = field(default_factory=ShownItems)
+    served_within_s: float = 0.0
+    served: Seen = Seen.DISCOUNT
     exclude_item_ids: Sequence[str] = ()
     plans: Sequence[SourcePlan] = ()
     seed: int = 0
@@ -123,6 +140,11 @@ class Query:
     def policy_name(self) -> str:
         """Name of the policy to use: of the variant, else of the placement."""
         return self.policy or self.placement
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is known of the user and of the request, the request's own facts over the user's."""
+        return {**self.attributes, **self.context}
 
 
 def seed_of(request_id: str, seed: int) -> int:

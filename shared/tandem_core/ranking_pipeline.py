@@ -7,27 +7,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_core import observe
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
-from tandem_core.candidates import CandidateBatch
+from tandem_core.candidates import CandidateBatch, order
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import BundleMismatch, FieldViolation, InvalidRequest, UpstreamUnavailable
 from tandem_core.features import User, resolve_user
+from tandem_core.filters import with_conditions
+from tandem_core.merge import append
 from tandem_core.outage import Outage
 from tandem_core.policy import PlacementPolicy
-from tandem_core.query import Fill, Query, Regime, Seen
+from tandem_core.query import MOST_EXCLUDED, Fill, Query, Regime, Seen
 from tandem_core.ranker_features import ranker_features
 from tandem_core.reasons import Reason, reasons_for
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved, check_query, eligibility
-from tandem_core.rules.base import Rule
-from tandem_core.rules.caps import CapPerGroup
-from tandem_core.rules.cold_start import ColdItemScore, PopularityBlend
-from tandem_core.rules.mmr import Mmr
-from tandem_core.rules.normalise import Normalise
-from tandem_core.rules.recency import Recency
-from tandem_core.rules.seen import SeenDiscount
+from tandem_core.rule_build import build_chain
+from tandem_core.rule_chain import RuleChain
+from tandem_core.rule_trace import Stage
+from tandem_core.rules.base import RuleRequest
+from tandem_core.shown import lowered, with_shown
+from tandem_core.sources.base import Found
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ Retrieve = Callable[[Query, Budget], Retrieved]
 class Slate:
     """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
 
+    propensities: float64 [k], 0 where chance took no part. stages: where a trace was asked for, what each stage made of
+    the candidates: "retrieval", "ranker" where it ran, then the rules.
     teams: whose item each is where two lists are mixed ("" for nobody's); empty where none are. See interleaving.
     """
 
@@ -47,7 +51,9 @@ class Slate:
     regime: Regime
     degradations: tuple[Degradation, ...]
     empty_reason: str
+    propensities: NDArray[np.float64]
     teams: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
 
 class RankingPipeline:
@@ -59,6 +65,7 @@ class RankingPipeline:
     def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy]) -> None:
         self.bundle = bundle
         self._policies = policies
+        self._chains = {name: build_chain(name, policy, bundle) for name, policy in policies.items()}
         self._outage = Outage("retrieval")
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
@@ -72,20 +79,15 @@ class RankingPipeline:
         The candidates are of the bundle they name, which may be another than this one's when retrieval has not got
         this one: `arrange` must then be called on that bundle's pipeline.
         """
-        policy = self._policy(query)
         check_query(self.bundle, query)
-        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
-        wanted = replace(
-            query,
-            max_results=max(policy.candidates, query.max_results),
-            interacted=query.interacted or policy.interacted,
-            plans=policy.source_plans(user.regime),
-        )
+        user = self.user(query)
+        wanted = self.as_asked(query, user)
         try:
             with observe.stage("retrieve"):
-                retrieved = retrieve(wanted, budget)
+                found = retrieve(wanted, budget)
             self._outage.over()
-            return retrieved
+            # Another bundle has other rows for the same history.
+            return replace(found, user=user if found.bundle_id == self.bundle.id else None)
         except BundleMismatch as error:
             missing = Degradation(DegradationKind.BUNDLE_MISMATCH, "retrieval", str(error))
         except UpstreamUnavailable as error:
@@ -94,27 +96,73 @@ class RankingPipeline:
         # The budget that retrieval spent must not make its replacement late too: popularity takes microseconds.
         # Popular items are a fill, so STRICT must not forbid them: a list is empty only when nothing is eligible.
         popular = self._fallback.retrieve(replace(wanted, plans=(), fill=Fill.BACKFILL), Budget())
-        return replace(popular, degradations=(missing, *popular.degradations))
+        return replace(popular, degradations=(missing, *popular.degradations), user=user)
 
-    def arrange(self, query: Query, retrieved: Retrieved, budget: Budget) -> Slate:
-        """Score candidates of this bundle and apply the placement's rules."""
+    def user(self, query: Query) -> User:
+        """Return what is known of the user of a query."""
+        return resolve_user(self.bundle.schema, self.bundle.catalog, query)
+
+    def as_asked(self, query: Query, user: User) -> Query:
+        """Return the query that goes to retrieval: with what the policy wants of it."""
         policy = self._policy(query)
-        query = replace(query, interacted=query.interacted or policy.interacted)
-        user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
-        batch = self._hydrate(retrieved.candidates, query, policy, user)
-        batch, skipped = self._score(batch, query, policy, user, budget)
+        return replace(
+            query,
+            max_results=max(policy.candidates, query.max_results),
+            interacted=query.interacted or policy.interacted,
+            plans=policy.source_plans(user.regime),
+            condition=with_conditions(query.condition, self.chain(query).conditions(query)),
+            # The rules drop what does not fit here.
+            exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],
+        )
+
+    def arrange(self, query: Query, retrieved: Retrieved, budget: Budget, *, trace: bool = False) -> Slate:
+        """Score candidates of this bundle, with what the placement pins and promotes by name, and apply its rules.
+
+        trace: keep what each stage did, for explanations.
+        """
+        query = replace(query, interacted=query.interacted or self._policy(query).interacted)
+        user = retrieved.user or self.user(query)
+        batch = self._with_named_items(retrieved.candidates, query, user)
+        return self._arranged(query, replace(retrieved, candidates=batch), user, budget, trace=trace)
+
+    def _arranged(
+        self, query: Query, retrieved: Retrieved, user: User, budget: Budget, *, trace: bool = False
+    ) -> Slate:
+        policy, chain = self._policy(query), self.chain(query)
+        batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
+        batch = self._served(batch, query, policy)
+        diverse = budget.remaining() >= policy.diversity_needs_s
         with observe.stage("rules"):
-            ranked, relaxed = self._apply_rules(batch, query, policy, user, budget)
-        top = ranked.take(np.arange(min(len(ranked), query.max_results)))
-        top = top.with_scores(np.minimum.accumulate(top.scores))  # order-changing rules leave scores out of order
+            arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse, trace=trace)
+        observe.dropped(len(batch), arranged.dropped)
+        if not diverse and chain.diversity:
+            skipped = (*skipped, Degradation(DegradationKind.DIVERSITY_SKIPPED, "diversity", "no time left"))
+        top = arranged.shown()
+        empty = "" if len(top) else retrieved.empty_reason or f"dropped by {', '.join(arranged.dropped)}"
         return Slate(
             items=top,
-            reasons=reasons_for(top, user, self.bundle),
+            reasons=reasons_for(top, user, self.bundle, arranged.placed),
             bundle_id=self.bundle.id,
             regime=user.regime,
-            degradations=(*retrieved.degradations, *skipped, *relaxed),
-            empty_reason=retrieved.empty_reason,
+            degradations=(*retrieved.degradations, *skipped, *arranged.relaxed),
+            empty_reason=empty,
+            propensities=arranged.propensities,
+            stages=_traced(retrieved.candidates, batch, arranged.stages) if trace else (),
         )
+
+    def _with_named_items(self, batch: CandidateBatch, query: Query, user: User) -> CandidateBatch:
+        """Add the items that rules name and no source found, if the request may have them."""
+        rows = self.chain(query).named_rows(rule_request(query, user))
+        rows = rows[~np.isin(rows, batch.rows)]
+        if not len(rows):
+            return batch
+        rows = rows[eligibility(self.bundle, query, user).keep(rows)]
+        return append(batch, "policy", Found(rows, np.zeros(len(rows), np.float32))) if len(rows) else batch
+
+    def chain(self, query: Query) -> RuleChain:
+        """Return the rules of a query's policy; raises InvalidRequest where there is none."""
+        self._policy(query)
+        return self._chains[query.policy_name]
 
     def rank(self, query: Query, candidates: CandidateBatch, budget: Budget) -> Slate:
         """Return the caller's candidates in the best order, without those its filter or seen policy takes out."""
@@ -123,7 +171,7 @@ class RankingPipeline:
         user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         kept = candidates.take(eligibility(self.bundle, query, user).keep(candidates.rows))
         empty = "" if len(kept) else "no candidate passes the filter and the seen policy"
-        return self.arrange(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), budget)
+        return self._arranged(query, Retrieved(kept, self.bundle.id, user.regime, (), empty), user, budget)
 
     def check(self, query: Query) -> None:
         """Raise InvalidRequest where the query names a placement or a column that there is not."""
@@ -137,26 +185,6 @@ class RankingPipeline:
                 FieldViolation("context.placement", f"no placement {query.placement!r}; there are {known}")
             )
         return policy
-
-    def _hydrate(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User) -> CandidateBatch:
-        """Add the columns that rules read; drops nothing."""
-        catalog, rows = self.bundle.catalog, batch.rows
-        unknown = np.full(len(rows), np.nan)
-        created = catalog.numbers["created_at"][rows] if "created_at" in catalog.numbers else unknown
-        caps = {
-            cap.column: catalog.codes[cap.column].codes[rows, 0] for cap in policy.caps if cap.column in catalog.codes
-        }
-        return batch.with_columns(
-            {
-                "age_days": (query.now_ms / 1000 - created) / 86_400,
-                "events": catalog.event_counts[rows],
-                "content": self.bundle.content_vectors[rows],
-                "vectors": self.bundle.item_vectors[rows],
-                "popularity": batch.columns.get("score:popularity_segment", self.bundle.popularity_level[rows]),
-                "seen": np.isin(rows, user.interacted),
-                **{f"code:{name}": codes for name, codes in caps.items()},
-            }
-        )
 
     def _score(
         self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User, budget: Budget
@@ -176,36 +204,33 @@ class RankingPipeline:
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)
 
-    def _apply_rules(
-        self, batch: CandidateBatch, query: Query, policy: PlacementPolicy, user: User, budget: Budget
-    ) -> tuple[CandidateBatch, tuple[Degradation, ...]]:
-        """Apply rules weakest first, so that the strongest have the last word."""
-        for rule in self._scoring_rules(policy, query, user.regime):
-            batch = rule(batch, query.max_results).batch
-        batch = batch.best_first()
-        declared: list[Degradation] = []
-        if policy.mmr is not None and budget.remaining() < policy.diversity_needs_s:
-            declared.append(Degradation(DegradationKind.DIVERSITY_SKIPPED, "mmr", "no time left"))
-        elif policy.mmr is not None:
-            batch = Mmr(**policy.mmr.model_dump())(batch, query.max_results).batch
-        caps = [CapPerGroup(c.column, c.limit) for c in policy.caps if c.column in self.bundle.catalog.codes]
-        for cap in caps:
-            batch = cap(batch, query.max_results).batch
-        # Looked at again when all are done: a later cap may bring back what an earlier one had moved.
-        shown = batch.take(np.arange(min(len(batch), query.max_results)))
-        for cap in caps:
-            if relaxed := cap(shown, len(shown)).relaxed:
-                declared.append(Degradation(DegradationKind.RULE_RELAXED, f"cap:{cap.column}", relaxed))
-        return batch, tuple(declared)
+    def _served(self, batch: CandidateBatch, query: Query, policy: PlacementPolicy) -> CandidateBatch:
+        """Add what rules read of earlier impressions, and lower what was shown within the time the request names."""
+        batch = with_shown(batch, query.shown, self.bundle.catalog, query.now_ms)
+        if query.served is Seen.DISCOUNT and query.served_within_s:
+            rows = query.shown.rows_within(self.bundle.catalog, query.now_ms, query.served_within_s)
+            batch = lowered(batch, rows, policy.seen_factor)
+        return batch
 
-    def _scoring_rules(self, policy: PlacementPolicy, query: Query, regime: Regime) -> list[Rule]:
-        rules: list[Rule] = [Normalise()]
-        if weight := policy.popularity_blend.of(regime):
-            rules.append(PopularityBlend(weight))
-        if policy.cold_items is not None:
-            rules.append(ColdItemScore(self.bundle.schema.cold_item_events, policy.cold_items.neighbours))
-        if query.interacted is Seen.DISCOUNT:
-            rules.append(SeenDiscount(policy.seen_factor))
-        if policy.recency is not None and policy.recency.weight > 0:
-            rules.append(Recency(policy.recency.weight, policy.recency.half_life_days))
-        return rules
+
+def _traced(found: CandidateBatch, scored: CandidateBatch, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Return the stages from retrieval on: what the chain was given is the ranker's order, where the ranker ran."""
+    at = order(found.scores, found.rows)
+    first = Stage("retrieval", found.rows[at], found.scores[at])
+    if scored is found:
+        return (first, *stages[1:])
+    return (first, replace(stages[0], name="ranker"), *stages[1:])
+
+
+def rule_request(query: Query, user: User) -> RuleRequest:
+    """Return what rules may know of a request."""
+    return RuleRequest(
+        slots=query.max_results,
+        now_ms=query.now_ms,
+        seed=query.seed,
+        regime=user.regime,
+        seen=query.interacted or Seen.EXCLUDE,
+        interacted=user.interacted,
+        history=user.history,
+        facts=query.facts,
+    )

@@ -6,10 +6,12 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.features import User
+from tandem_core.rules.slots import Placed
 from tandem_core.sources.popularity import favourite_categories
 
 MOST_REASONS = 4
@@ -28,6 +30,8 @@ class ReasonKind(enum.IntEnum):
     POPULAR_IN_CATEGORY = 6
     NEW_ITEM = 7
     BACKFILL = 8
+    PINNED = 9
+    PROMOTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Reason:
     kind: ReasonKind
     parameter: str = ""
 
+
+_BARE = {kind: Reason(kind) for kind in ReasonKind}
 
 _KIND_OF_SOURCE = {
     "two_tower": ReasonKind.MATCHES_TASTE,
@@ -50,31 +56,49 @@ _KIND_OF_SOURCE = {
     "content_neighbours": ReasonKind.MATCHES_TASTE,
     "content_cold": ReasonKind.MATCHES_TASTE,
     "fresh": ReasonKind.NEW_ITEM,
+    "live": ReasonKind.NEW_ITEM,
     "backfill": ReasonKind.BACKFILL,
 }
 
 
-def reasons_for(slate: CandidateBatch, user: User, bundle: Bundle) -> tuple[tuple[Reason, ...], ...]:
-    """Return up to four reasons for each item of a final list, strongest first: the sources by the rank they gave."""
+_KIND_OF_PLACE = {
+    Placed.PINNED: Reason(ReasonKind.PINNED),
+    Placed.PROMOTED: Reason(ReasonKind.PROMOTED),
+    Placed.COLD_START: Reason(ReasonKind.NEW_ITEM),
+}
+
+
+def reasons_for(
+    slate: CandidateBatch, user: User, bundle: Bundle, placed: NDArray[np.int8] | None = None
+) -> tuple[tuple[Reason, ...], ...]:
+    """Return up to four reasons for each item of a final list, strongest first.
+
+    The rule that put it there (placed: int8 [n], see `Placed`; None: no rule did), something like it in the history,
+    the sources by the rank they gave.
+    """
     kinds = {source: kind for source in slate.sources if (kind := _kind_of(source)) is not None}
     sources = list(kinds)
     ranks = np.stack([slate.columns[f"rank:{s}"] for s in sources], axis=1) if sources else np.zeros((len(slate), 0))
-    strongest = np.argsort(np.where(ranks > 0, ranks, np.inf), axis=1, kind="stable")
+    strongest = np.argsort(np.where(ranks > 0, ranks, np.inf), axis=1, kind="stable").tolist()
+    found = (ranks > 0).tolist()  # lists, since asking an array for one entry after another takes longer
     because = _because_of(slate, user, bundle)
     liked = (
         favourite_categories(user.history, bundle.catalog.codes["categories"], 2)
         if "popularity_category" in sources
         else []
     )
-    cold = bundle.catalog.event_counts[slate.rows] < bundle.schema.cold_item_events
+    cold = (bundle.catalog.event_counts[slate.rows] < bundle.schema.cold_item_events).tolist()
     reasons = []
     for i in range(len(slate)):  # the final list alone: at most 500 items, 20 as a rule
-        mine = [Reason(ReasonKind.BECAUSE_OF_ITEM, because[i])] if because[i] else []
+        by_rule = None if placed is None else _KIND_OF_PLACE.get(Placed(placed[i]))
+        mine = [] if by_rule is None else [by_rule]
+        if because[i]:
+            mine.append(Reason(ReasonKind.BECAUSE_OF_ITEM, because[i]))
         for j in strongest[i]:
-            if ranks[i, j] > 0:
+            if found[i][j]:
                 mine.append(_reason(kinds[sources[j]], int(slate.rows[i]), user, bundle, liked))
         if cold[i]:
-            mine.append(Reason(ReasonKind.NEW_ITEM))
+            mine.append(_BARE[ReasonKind.NEW_ITEM])
         reasons.append(tuple(dict.fromkeys(mine))[:MOST_REASONS])  # several sources may give the same reason
     return tuple(reasons)
 
@@ -91,7 +115,7 @@ def _reason(kind: ReasonKind, row: int, user: User, bundle: Bundle, liked: list[
         own = bundle.catalog.codes["categories"].values(row)
         category = next((category for category in liked if category in own), None)
         return Reason(ReasonKind.POPULAR) if category is None else Reason(kind, category)
-    return Reason(kind)
+    return _BARE[kind]
 
 
 def _because_of(slate: CandidateBatch, user: User, bundle: Bundle) -> list[str]:

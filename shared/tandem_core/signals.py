@@ -5,8 +5,15 @@ Labels have few values: names of calls, stages, sources, rules, never ids of use
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is first imported
 PREFIX = "tandem_"
 # Seconds. A cached answer takes a tenth of a millisecond, a hung upstream the whole deadline.
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -29,7 +36,7 @@ HISTOGRAMS = {
 }
 COUNTERS = {
     "source_candidates": Metric("Candidates a source found, and kept after merging", ("source", "state")),
-    "rule_candidates": Metric("Candidates a rule was given, and kept", ("rule", "state")),
+    "rule_candidates": Metric("Candidates given to all rules, and dropped by each", ("rule", "state")),
     "degradations": Metric("What was missing from answers", ("kind", "component")),
     "store_errors": Metric("Reads of the store that failed"),
     "items_shown": Metric("Items in lists that went out"),
@@ -53,6 +60,17 @@ SIDE_GAUGES = {
     "ann_recall": Metric("Share of the true nearest items that searches found, over the newest samples", ("source",)),
     "ann_audited": Metric("Searches that the last audit compared", ("source",)),
 }
+
+
+@contextmanager
+def metrics_folder() -> Iterator[Path]:
+    """Have a folder in which all processes of this tree write their metrics, named by their environment."""
+    made = tempfile.mkdtemp(prefix="tandem-metrics-")
+    os.environ[FOLDER] = made
+    try:
+        yield Path(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def exported_names() -> set[str]:

@@ -13,10 +13,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tandem_core.observe import SOURCE, Record
-from tandem_core.signals import BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, MOST_LABELLED, OTHER, PREFIX
+from tandem_core.signals import BUCKETS, COUNTERS, FOLDER, GAUGES, HISTOGRAMS, MOST_LABELLED, OTHER, PREFIX
 from tandem_core.signals_samples import SampleWriter
-
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class _Children(dict[tuple[str, ...], Any]):

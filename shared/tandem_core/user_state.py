@@ -32,6 +32,7 @@ def with_stored(query: Query, store: UserStore) -> tuple[Query, tuple[Degradatio
         query,
         events=stored.events.merged_with(query.events),
         attributes={**stored.attributes, **query.attributes},
+        shown=stored.shown.merged_with(query.shown),
     )
     return known, ()
 

@@ -177,11 +177,12 @@ def _range(message: filter_pb2.InRange, field: str) -> list[Violation]:
 
 
 def seen_policy(message: filter_pb2.SeenPolicy) -> list[Violation]:
-    """Check a seen policy, and what of it is served today."""
+    """Check a seen policy."""
     wrong = known("seen_policy.interacted", message.interacted, filter_pb2.SeenMode.values())
     wrong += known("seen_policy.served_mode", message.served_mode, filter_pb2.SeenMode.values())
-    if message.HasField("served_within"):
-        wrong.append(("seen_policy.served_within", "is not supported yet"))
+    seconds = message.served_within.seconds + message.served_within.nanos / 1e9
+    if not 0 <= seconds <= 365 * 86_400:
+        wrong.append(("seen_policy.served_within", f"is {seconds:g} s; 0 to {365 * 86_400} s are allowed"))
     return wrong
 
 

@@ -103,11 +103,13 @@ def _wrong(event: events_pb2.Event, field: str) -> list[Violation]:
         *limits.text(f"{field}.user_id", event.user_id, 256, least=1),
         *limits.text(f"{field}.item_id", event.item_id, 256, least=1),
         *limits.text(f"{field}.event_type", event.event_type, 64, least=1),
+        *limits.text(f"{field}.decision_id", event.decision_id, 128),
+        *limits.text(f"{field}.session_id", event.session_id, 256),
     ]
     if event.HasField("value") and not math.isfinite(event.value):
         wrong.append((f"{field}.value", "is not a finite number"))
-    if event.HasField("timestamp") and event.timestamp.seconds > time.time() + _DAY_S:
-        wrong.append((f"{field}.timestamp", "is more than a day in the future"))
+    if event.HasField("timestamp") and not 0 <= event.timestamp.seconds <= time.time() + _DAY_S:
+        wrong.append((f"{field}.timestamp", "is before 1970, or more than a day in the future"))
     if event.position < 0:
         wrong.append((f"{field}.position", f"is {event.position}; 1 is the top, 0 means unknown"))
     return wrong

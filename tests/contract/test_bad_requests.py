@@ -150,7 +150,7 @@ LIMITS: list[tuple[str, dict[str, Any]]] = [
 ]
 SEEN: list[tuple[str, dict[str, Any]]] = [
     ("seen_policy.interacted", {"seen_policy": {"interacted": 99}}),
-    ("seen_policy.served_within", {"seen_policy": {"served_within": {"seconds": 3600}}}),
+    ("seen_policy.served_within", {"seen_policy": {"served_within": {"seconds": -1}}}),
 ]
 RETRIEVE: list[tuple[str, dict[str, Any]]] = [
     ("max_candidates", {"max_candidates": -1}),
@@ -253,7 +253,7 @@ def test_everything_wrong_is_said_at_once(violations: Callable[..., dict[str, st
         method,
         context={"user_id": "u" * 257, "recent_events": [{"item_id": "", "value": math.nan}]},
         filter={"in_range": {"column": "price"}},
-        seen_policy={"served_within": {"seconds": 1}},
+        seen_policy={"served_within": {"seconds": 366 * 86_400}},
     )
     assert set(found) == {
         "context.user_id",

@@ -410,3 +410,30 @@ def test_the_serving_state_names_placements_and_the_way_to_retrieval(
     assert state.state.serving
     assert (state.state.bundle_id, state.state.previous_bundle_id) == ("newer", "older")
     assert state.state.catalogue_size == 300
+
+
+def test_what_was_shown_lately_is_left_out_or_lowered_or_as_before(
+    grpc_stub: Stub, request_of: Callable[..., Request], now_s: int
+) -> None:
+    before = ids(grpc_stub.Recommend(request_of("warm", max_results=500)))
+    lately, long_ago = before[0], before[1]
+
+    def asked(**policy: Any) -> list[str]:
+        request = request_of("warm", max_results=500, seen_policy=policy)
+        for item_id, age_s in ((lately, 60), (long_ago, 7200)):
+            shown = request.context.recent_events.add(item_id=item_id, event_type="impression")
+            shown.timestamp.FromSeconds(now_s - age_s)
+        response = grpc_stub.Recommend(request)
+        assert_valid_slate(response, request)
+        return ids(response)
+
+    assert asked() == before
+    assert asked(served_within={"seconds": 3600}, served_mode=filter_pb2.SEEN_MODE_ALLOW) == before
+    excluded = asked(served_within={"seconds": 3600}, served_mode=filter_pb2.SEEN_MODE_EXCLUDE)
+    assert set(before) - set(excluded) == {lately}
+    for lowered in (
+        asked(served_within={"seconds": 3600}),
+        asked(served_within={"seconds": 3600}, served_mode=filter_pb2.SEEN_MODE_DISCOUNT),
+    ):
+        assert lowered.index(lately) > lowered.index(long_ago)
+        assert set(lowered) == set(before)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tandem.common.v1 import degradation_pb2
+from tandem.events.v1 import events_pb2_grpc
 from tandem.ranking.v1 import ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2_grpc
 from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.registry import Registry
 
 SERVICES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tandem.ranking.v1.RankingService"}
+SERVICES["writer"] = "tandem.events.v1.EventService"
+MODULES = {"writer": "tandem_ranking.writer"}  # the others are tandem_<name>
 START_S = 30.0  # a start takes about a second; a busy machine may take longer
 FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0, "max_connection_age_s": 1.0}
 LOG_TAIL = 8000
@@ -94,7 +98,11 @@ class Running:
 
     @property
     def stub(self) -> Any:
-        kinds = {"retrieval": retrieval_pb2_grpc.RetrievalServiceStub, "ranking": ranking_pb2_grpc.RankingServiceStub}
+        kinds = {
+            "retrieval": retrieval_pb2_grpc.RetrievalServiceStub,
+            "ranking": ranking_pb2_grpc.RankingServiceStub,
+            "writer": events_pb2_grpc.EventServiceStub,
+        }
         return kinds[self.name](self.channel)
 
     def health(self, service: str | None = None) -> str:
@@ -115,18 +123,19 @@ class Running:
         found = [self.process.pid]
         for pid in found:  # grows while it is gone through
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += map(int, children.read_text().split())
+                found += map(int, _read(children).split())
         return found
 
     def members(self, role: str) -> list[int]:
         """Return the ids of the living processes of a role: "loader", "worker" or "side"."""
-        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in self.tree()}
+        names = {pid: _read(Path(f"/proc/{pid}/comm")).strip() for pid in self.tree()}
         return [pid for pid, name in names.items() if name == f"tandem-{role}"]
 
     def kill(self) -> None:
         """Kill the process and all below it at once."""
         for pid in self.tree():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its parent may have taken it along
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
 
     def terminate(self) -> int:
@@ -143,6 +152,14 @@ class Running:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+def _read(path: Path) -> str:
+    """Return a file of /proc; "" where its process or thread has ended meanwhile."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 class Launcher:
@@ -171,13 +188,13 @@ class Launcher:
         return self.started[-1]
 
     def service(self, name: str, **settings: Any) -> Running:
-        """Start `python -m tandem_NAME --config FILE`; every setting that is not given is the test's own default."""
+        """Start the process NAME with `--config FILE`; every setting that is not given is the test's own default."""
         defaults = {"port": 0, "store": f"sqlite:///{self.folder / 'store.db'}", **FAST}
         if name == "ranking":  # a busy machine must not look like a late retrieval
             defaults["retrieval_timeout_ms"] = 5000
         config = self.folder / f"{name}-{len(self.started)}.toml"
         config.write_text(toml({**defaults, **settings}))
-        return self.command(name, "-m", f"tandem_{name}", "--config", str(config))
+        return self.command(name, "-m", MODULES.get(name, f"tandem_{name}"), "--config", str(config))
 
     def tandem(self, *arguments: str, name: str = "tandem", **options: Any) -> Running:
         """Start `tandem ARGUMENTS`."""
@@ -287,3 +304,16 @@ def write_toml() -> Callable[[Path, Mapping[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def listening_ports() -> Callable[[Running], list[int]]:
+    """listening_ports(running): the port of each worker, by its log."""
+
+    def ports(running: Running) -> list[int]:
+        running.port  # noqa: B018  (waits until it listens)
+        line = next(line for line in running.text.splitlines() if '"listening"' in line)
+        found: list[int] = json.loads(line)["ports"]
+        return found
+
+    return ports

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_cli.main import app
+from tandem_cli.serve import SERVICES
 from tandem_core.registry import Registry
 from tandem_trainer.train import Trained
 
@@ -24,7 +25,7 @@ BUF = Path(__file__).parents[2] / ".venv" / "node" / "node_modules" / ".bin" / "
 
 
 class Served:
-    """`tandem serve` and its two children."""
+    """`tandem serve` and its three children."""
 
     def __init__(self, supervisor: Any, retrieval_port: int, ranking_port: int) -> None:
         self.supervisor = supervisor
@@ -41,8 +42,8 @@ class Served:
         return {
             name: child
             for child, command in commands.items()
-            for name in ("retrieval", "ranking")
-            if f"tandem_{name}".encode() in command
+            for name, module in SERVICES.items()
+            if module.encode() in command
         }
 
     def recommend(self) -> Any:
@@ -59,11 +60,15 @@ class Served:
 
 def serve_both(launch: Any, registry: Registry, port: Callable[[], int], write_toml: Callable[..., Path]) -> Served:
     """Start `tandem serve` with retrieval's port in the file and ranking's on the command line."""
-    retrieval_port, ranking_port = port(), port()
+    retrieval_port, ranking_port, writer_port = port(), port(), port()
     fast = {"bundle_poll_s": 0.1, "drain_s": 0.2, "grace_s": 5.0}
     config = write_toml(
         launch.folder / "serve.toml",
-        {"retrieval": {**fast, "port": retrieval_port}, "ranking": {**fast, "retrieval_timeout_ms": 2000}},
+        {
+            "retrieval": {**fast, "port": retrieval_port},
+            "ranking": {**fast, "retrieval_timeout_ms": 2000},
+            "writer": {**fast, "port": writer_port},
+        },
     )
     arguments = ["--config", str(config), "--registry", str(registry.root), "--ranking-port", str(ranking_port)]
     store = f"sqlite:///{launch.folder / 'store.db'}"
@@ -175,22 +180,22 @@ def test_a_child_that_dies_is_started_again_and_a_signal_ends_them_all(
     served = serve_both(launch, registry, a_free_port, write_toml)
     wait_until(served.recommend, timeout_s=60, what="an answer")
     before = served.children
-    assert set(before) == {"retrieval", "ranking"}
+    assert set(before) == set(SERVICES)
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: len(served.children) == 2 and not set(served.children.values()) & set(before.values()),
+        lambda: len(served.children) == 3 and not set(served.children.values()) & set(before.values()),
         timeout_s=30,
-        what="two new children",
+        what="three new children",
     )
-    wait_until(served.recommend, timeout_s=30, what="an answer after both were killed")
+    wait_until(served.recommend, timeout_s=30, what="an answer after all were killed")
     for name in before:
         assert f"{name} ended with code -9; starting it again" in served.supervisor.text
     last = served.children
     assert served.supervisor.terminate() == 0
     assert not any(alive(pid) for pid in last.values())
-    assert served.supervisor.text.count('"draining"') == 2
-    assert served.supervisor.text.count('"stopped"') == 2
+    assert served.supervisor.text.count('"draining"') == 3
+    assert served.supervisor.text.count('"stopped"') == 3
     for port in (served.ranking_port, served.retrieval_port):
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the past may linger

@@ -21,7 +21,7 @@ FOLDERS = {
 }
 OURS = set(FOLDERS)
 WIRE = {"grpc", "google", "grpc_health", "grpc_reflection", "grpc_status", "tandem"}
-SERVING = {"numpy", "onnxruntime", "hnswlib", "pydantic", "pydantic_settings"}
+SERVING = {"numpy", "onnxruntime", "hnswlib", "pydantic", "pydantic_settings", "redis", "s3fs", "botocore"}
 SIGNALS = {
     "signals_worker.py": "prometheus_client",
     "signals_side.py": "prometheus_client",

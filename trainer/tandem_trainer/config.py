@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -65,12 +65,13 @@ class FeatureSettings(Settings):
 
 
 class IndexSettings(Settings):
-    """How item vectors are searched. Exact below the size where one matrix product beats HNSW (measured)."""
+    """How item vectors are searched: of several kinds the one that is fastest on these vectors at the least recall."""
 
-    exact_below: int = Field(default=25_000, ge=0)
+    kinds: tuple[Literal["exact", "ivf", "hnsw"], ...] = Field(default=("exact", "ivf", "hnsw"), min_length=1)
+    exact_below: int = Field(default=10_000, ge=0)  # items; nothing beats one matrix product there: nothing is timed
     m: int = Field(default=16, ge=2)
     ef_construction: int = Field(default=200, ge=10)
-    min_recall: float = Field(default=0.98, gt=0, le=1)  # at 300, of each index; ef grows to it; below it no bundle
+    min_recall: float = Field(default=0.98, gt=0, le=1)  # at 300, of each index: its breadth grows to it
 
 
 class RankerData(Settings):

@@ -10,18 +10,27 @@ from pathlib import Path
 import pandas as pd
 
 from tandem_core.manifest import DataInfo
+from tandem_core.stores.base import UserStore
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset, LoadOptions, SyntheticConfig, filter_min_interactions, load_dataset
+from tandem_trainer.forgotten import without_forgotten
 from tandem_trainer.split import Split, make_split, random_within_user
 
 
-def load_data(config: TrainConfig, data: Path | None, cache: Path | None = None) -> Dataset:
-    """Return the tables of a run, small items and users left out as configured; raises DataError."""
+def load_data(
+    config: TrainConfig, data: Path | None, cache: Path | None = None, store: UserStore | None = None
+) -> Dataset:
+    """Return the tables of a run, small items and users left out as configured; raises DataError, StoreUnavailable.
+
+    store: whose forgotten users are left out.
+    """
     synthetic = SyntheticConfig(
         n_users=config.data.synthetic_users, n_items=config.data.synthetic_items, seed=config.seed
     )
     options = LoadOptions(now_ms=time.time_ns() // 1_000_000, synthetic=synthetic, cache_dir=cache)
     dataset = load_dataset(config.data.adapter, data, options=options)
+    if store is not None:
+        dataset = without_forgotten(dataset, store)
     if config.data.min_item_events or config.data.min_user_events:
         dataset = filter_min_interactions(dataset, config.data.min_item_events, config.data.min_user_events)
     return dataset

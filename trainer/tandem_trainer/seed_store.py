@@ -8,16 +8,22 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from tandem_core.stores.base import StoredEvent, UserStore
+from tandem_core.stores.base import Outcome, StoredEvent, UserStore
 
 
 def store_events(store: UserStore, events: pd.DataFrame) -> int:
-    """Store events in one transaction; return how many were new. Repeating it stores nothing twice."""
-    return store.add_events(_stored(events))
+    """Store events in one transaction; return how many were new. Repeating it stores nothing twice.
+
+    Users who asked to be forgotten stay so: theirs are left out.
+    """
+    forgotten = store.forgotten_among(events["user_id"].unique().tolist())
+    events = events[~events["user_id"].isin(forgotten)]
+    return store.add_events(_stored(events)).count(Outcome.STORED)
 
 
 def store_users(store: UserStore, users: pd.DataFrame) -> int:
-    """Store the attributes of users; return how many users."""
+    """Store the attributes of users, but for those who asked to be forgotten; return how many users."""
+    users = users[~users["user_id"].isin(store.forgotten_among(users["user_id"].tolist()))]
     names = [name for name in users.columns if name != "user_id"]
     rows = users[["user_id", *names]].itertuples(index=False, name=None)
     return store.put_users(

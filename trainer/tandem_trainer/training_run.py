@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tandem_core.bundle import COLD_ITEMS, golden_user, open_parts
 from tandem_core.catalog import Catalog
 from tandem_core.features import FeatureSchema, item_tower_inputs, resolve_user, user_tower_inputs
 from tandem_core.index.exact import ExactIndex
+from tandem_core.live.encoder import CONTENT_MODEL, TEXT_ENCODER
 from tandem_core.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -40,7 +42,7 @@ from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_trainer.als import AlsModel, fit_als
 from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import Plan, TrainConfig
-from tandem_trainer.content import content_vectors
+from tandem_trainer.content import content_vectors_and_model
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
@@ -93,10 +95,13 @@ class TrainingRun:
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
         self.schema = build_schema(self._dataset, self.catalog, self._config)
         features = self._config.features
-        self.content = content_vectors(
+        self.content, words = content_vectors_and_model(
             self._dataset, self.catalog.event_counts, features.content_dims, self._config.seed, features.text_encoder
         )
         self._entries["text_encoder"] = encoder_sha256(features.text_encoder)
+        words.save(self._staging / CONTENT_MODEL)
+        if features.text_encoder is not None:  # items that come later are encoded with it
+            shutil.copyfile(features.text_encoder, self._staging / TEXT_ENCODER)
         self.catalog.save(self._staging / "catalog.npz")
         np.save(self._staging / "content_vectors.npy", self.content)
         self._popularity = self._count_popularity()
@@ -226,12 +231,10 @@ class TrainingRun:
         profiles = [content_profile(self.content, user.history, half_life) for user in users]
         contents = [profile for profile in profiles if profile is not None]
         infos = {
-            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower.hnsw", seed),
-            "als": build_index(
-                self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als.hnsw", seed
-            ),
+            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower", seed),
+            "als": build_index(self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als", seed),
             "content": build_index(
-                self.content, np.array(contents, np.float32), index, self._staging / "content.hnsw", seed
+                self.content, np.array(contents, np.float32), index, self._staging / "content", seed
             ),
         }
         self._entries["indexes"] = infos

@@ -1,44 +1,114 @@
-"""At most so many items of one creator, category or other group."""
+"""At most so many items of one creator, category or other group, in the list or in any stretch of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tandem_core.candidates import CandidateBatch
-from tandem_core.rules.base import Outcome
+from tandem_core.rules.base import Array, Mask
 
 
 @dataclass(frozen=True, slots=True)
-class CapPerGroup:
-    """Show at most `limit` items of each value of `column` among the slots; the others move below, order kept.
+class Cap:
+    """Show at most `limit` items of each value of `column` in any `window` places after each other; 0: in the list.
 
-    Items without a value are never capped; of a list column the first value counts. Where the slots cannot be filled
-    otherwise, items above the limit come back in their order, and the outcome says so. Needs column code:<column>:
-    int [n], -1 for none.
+    Items without a value are never capped; of a list column the first value counts.
     """
 
     column: str
     limit: int
+    window: int = 0
 
-    def __call__(self, batch: CandidateBatch, slots: int) -> Outcome:
-        over = _place_in_group(batch.columns[f"code:{self.column}"]) >= self.limit
-        kept, moved = np.flatnonzero(~over), np.flatnonzero(over)
-        # Fewer kept items than slots: the cap must give way, if there is anything to fill up with.
-        missing = min(slots, len(batch)) - len(kept)
-        relaxed = f"{missing} more than {self.limit} of one {self.column}" if missing > 0 else ""
-        return Outcome(batch.take(np.concatenate([kept, moved])), relaxed)
+    @property
+    def name(self) -> str:
+        return f"cap:{self.column}"
+
+    def excess(self, shown: Array) -> int:
+        """Count the places whose item is above the limit of the window that ends there. shown: int [k], codes."""
+        k = len(shown)
+        window = min(self.window or k, k)
+        same = np.tril(shown[:, None] == shown) & (np.arange(k)[:, None] - np.arange(k) < window)
+        return int(np.count_nonzero((same.sum(axis=1) > self.limit) & (shown >= 0)))
+
+    def broken(self, excess: int) -> str:
+        """Say in words by how much it is broken."""
+        return f"{excess} more than {self.limit} of one {self.column}" + (
+            f" within {self.window}" if self.window else ""
+        )
 
 
-def _place_in_group(codes: np.ndarray) -> np.ndarray:
-    """Return for each item how many items of its group stand before it; 0 for items without a group. int [n]."""
+class CapState:
+    """One cap while a list is filled slot by slot: which candidates it allows in the next slot.
+
+    codes: int [n], of the candidates in the order they are preferred. pinned: slot -> code of items that will stand
+    there whatever the cap says: those ahead count as much as those behind.
+    """
+
+    def __init__(self, cap: Cap, codes: Array, slots: int, pinned: Mapping[int, int]) -> None:
+        self.allowed: Mask = np.ones(len(codes), np.bool_)
+        self._limit = cap.limit
+        self._window = min(cap.window or slots, slots)
+        self._codes = codes
+        self._code_of: Sequence[int] = codes.tolist()
+        self._shown: list[int] = []
+        self._counts: dict[int, int] = {}  # within the window that ends at the last slot filled
+        self._with_pins: dict[int, list[int]] = {}  # code -> 1 for each slot that has or will have it
+        for slot, code in pinned.items():
+            if code >= 0 and slot < slots:
+                self._with_pins.setdefault(code, [0] * slots)[slot] = 1
+
+    def begin(self) -> None:
+        """Move the window on to the next slot."""
+        slot = len(self._shown)
+        for code, taken in self._with_pins.items():
+            self._allow(code, self._fits(taken, slot))
+        if slot >= self._window:
+            code = self._shown[slot - self._window]
+            if code in self._counts:
+                self._counts[code] -= 1
+                if self._counts[code] == self._limit - 1:
+                    self._allow(code, True)
+
+    def place(self, candidate: int) -> None:
+        """Note what the slot got."""
+        code = self._code_of[candidate]
+        slot = len(self._shown)
+        self._shown.append(code)
+        if code in self._with_pins:
+            self._with_pins[code][slot] = 1
+        elif code >= 0:
+            count = self._counts.get(code, 0) + 1
+            self._counts[code] = count
+            if count == self._limit:
+                self._allow(code, False)
+
+    def _allow(self, code: int, allowed: bool) -> None:
+        self.allowed[self._codes == code] = allowed
+
+    def _fits(self, taken: list[int], slot: int) -> bool:
+        """Tell whether one more of the group at `slot` keeps every window that holds the slot at the limit."""
+        before = [0, *accumulate(taken)]
+        starts = range(max(0, slot - self._window + 1), slot + 1)
+        last = len(taken)
+        return all(before[min(start + self._window, last)] - before[start] < self._limit for start in starts)
+
+
+def place_in_group(codes: Array, *, without_group: bool) -> NDArray[np.intp]:
+    """Return for each item how many items of its group stand before it: int [n].
+
+    without_group: items without a group (code -1) are a group too, else they are first in one of their own each.
+    """
     by_group = np.argsort(codes, kind="stable")
     grouped = codes[by_group]
-    starts = (
-        np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]])) if len(codes) else np.empty(0, np.intp)
-    )
-    sizes = np.diff(np.append(starts, len(codes)))
-    places = np.empty(len(codes), np.intp)
-    places[by_group] = np.arange(len(codes)) - np.repeat(starts, sizes)
-    return np.where(codes >= 0, places, 0)
+    n = len(codes)
+    new = np.empty(n, np.bool_)
+    new[:1] = True
+    np.not_equal(grouped[1:], grouped[:-1], out=new[1:])
+    starts = np.flatnonzero(new)
+    places = np.empty(n, np.intp)
+    places[by_group] = np.arange(n) - starts[np.cumsum(new) - 1] if n else 0
+    return places if without_group else np.where(codes >= 0, places, 0)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tandem_core.candidates import CandidateBatch
-from tandem_core.rules.base import Outcome
+from tandem_core.rules.base import Given, Order, Scores
+from tandem_core.rules.similarity import Similarity, to_front, unit_rows
 
 LOWEST = float(np.finfo(np.float32).min)  # of scores that are not finite: -inf marks the places already taken
 
@@ -17,27 +17,28 @@ class Mmr:
     """Fill slot by slot with the item of largest lambda * score - (1 - lambda) * highest cosine to those before.
 
     lambda_relevance: 1 changes nothing, 0 is diversity alone. pool_size: candidates looked at, best first; those not
-    chosen follow in their order. Expects the batch best first. Needs column vectors: float [n, D] of unit rows.
+    chosen follow in their order. similarity: what two items are compared by.
     """
 
     lambda_relevance: float
     pool_size: int
+    similarity: Similarity = "vectors"
 
-    def __call__(self, batch: CandidateBatch, slots: int) -> Outcome:
-        pool = min(self.pool_size, len(batch))
+    def __call__(self, order: Order, scores: Scores, given: Given) -> tuple[Order, Scores]:
+        pool = min(self.pool_size, len(order))
         if self.lambda_relevance >= 1 or pool < 2:
-            return Outcome(batch)
-        vectors = batch.columns["vectors"][:pool]
-        scores = batch.scores[:pool].astype(np.float64)
-        relevance = self.lambda_relevance * np.where(np.isfinite(scores), scores, LOWEST)
-        highest = np.full(pool, -1.0)  # cosine to the most similar item chosen so far
-        open_ = np.ones(pool, np.bool_)
-        chosen = np.empty(min(slots, pool), np.intp)
+            return order, scores
+        looked_at = order[:pool]
+        vectors = unit_rows(given, looked_at, self.similarity)
+        best_scores = scores[looked_at].astype(np.float64)
+        relevance = self.lambda_relevance * np.where(np.isfinite(best_scores), best_scores, LOWEST)
+        weighed = (self.lambda_relevance - 1) * vectors  # its products are the penalties: no factor within the loop
+        penalty, value = np.zeros(pool), np.empty(pool)  # of the most similar item chosen so far
+        chosen = np.empty(min(given.request.slots, pool), np.intp)
         for slot in range(len(chosen)):
-            value = relevance - (1 - self.lambda_relevance) * (highest if slot else 0)
-            best = int(np.argmax(np.where(open_, value, -np.inf)))  # the first of equals: the better score
+            best = int(np.add(relevance, penalty, out=value).argmax())  # the first of equals: the better score
             chosen[slot] = best
-            open_[best] = False
-            np.maximum(highest, vectors @ vectors[best], out=highest)
-        rest = np.setdiff1d(np.arange(len(batch)), chosen, assume_unique=True)
-        return Outcome(batch.take(np.concatenate([chosen, rest])))
+            relevance[best] = -np.inf
+            against = weighed @ vectors[best]
+            penalty = against.astype(np.float64) if slot == 0 else np.minimum(penalty, against, out=penalty)
+        return to_front(order, chosen), scores

@@ -6,21 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tandem_core.candidates import CandidateBatch
-from tandem_core.rules.base import Outcome
+from tandem_core.rules.base import Given, Scores
+
+DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Recency:
-    """Add weight * .5 ** (age / half_life_days) to the score; items of unknown age get nothing.
-
-    Needs column age_days: float [n], days, NaN where unknown.
-    """
+    """Add weight * .5 ** (age / half_life_days) to the score; items of unknown age get nothing."""
 
     weight: float
     half_life_days: float
 
-    def __call__(self, batch: CandidateBatch, slots: int) -> Outcome:
-        age = np.maximum(batch.columns["age_days"], 0)
-        bonus = self.weight * np.exp2(-age / self.half_life_days)
-        return Outcome(batch.with_scores(batch.scores + np.where(np.isfinite(bonus), bonus, 0)))
+    def __call__(self, scores: Scores, given: Given) -> Scores:
+        age = np.maximum(given.age_s, 0)
+        bonus = self.weight * np.exp2(-age / (self.half_life_days * DAY_S))
+        return (scores + np.nan_to_num(bonus)).astype(np.float32)

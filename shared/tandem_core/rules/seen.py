@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tandem_core.candidates import CandidateBatch
-from tandem_core.rules.base import Outcome
+from tandem_core.query import Seen
+from tandem_core.rules.base import Given, Scores, scaled
 
 
 @dataclass(frozen=True, slots=True)
 class SeenDiscount:
-    """Multiply the scores of seen items by `factor` in [0, 1]. Needs column seen: bool [n]."""
+    """Multiply the scores of items the user had to do with by `factor` in [0, 1], where the request says DISCOUNT."""
 
     factor: float
 
-    def __call__(self, batch: CandidateBatch, slots: int) -> Outcome:
-        return Outcome(batch.with_scores(np.where(batch.columns["seen"], batch.scores * self.factor, batch.scores)))
+    def __call__(self, scores: Scores, given: Given) -> Scores:
+        request = given.request
+        if request.seen is not Seen.DISCOUNT or not len(request.interacted):
+            return scores
+        return np.where(np.isin(given.batch.rows, request.interacted), scaled(scores, self.factor), scores)

@@ -14,6 +14,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from tandem_core.bundle import Bundle
+from tandem_core.candidates import CandidateBatch
 from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, User
 from tandem_core.filters import Eligibility
@@ -29,8 +30,9 @@ from tandem_core.manifest import (
     SearchInfo,
     SplitInfo,
 )
-from tandem_core.query import Query, Regime, SourcePlan, UserEvents
+from tandem_core.query import Query, Regime, Seen, SourcePlan, UserEvents
 from tandem_core.registry import Registry
+from tandem_core.rules.base import Given, ItemTables, RuleRequest
 from tandem_core.sources.base import Found, Source
 from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
 from tandem_core.sources.popularity_tables import PopularityTables, RankedTable
@@ -277,3 +279,34 @@ def write_bundle(make_manifest: MakeManifest) -> WriteBundle:
         return registry.publish(staging, bundle_id)
 
     return write
+
+
+MakeGiven = Callable[..., Given]
+
+
+@pytest.fixture(scope="session")
+def given_of(catalog: Catalog) -> MakeGiven:
+    def make(scores: Sequence[float], seed: int = 0, slots: int = 5, **columns: object) -> Given:
+        """Return candidates with all the columns that rules read, made up from the seed; columns override."""
+        n, rng = len(scores), np.random.default_rng(seed)
+        vectors = rng.normal(size=(n, 4)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        age_days = np.asarray(columns.pop("age_days", np.where(rng.random(n) < 0.2, np.nan, rng.uniform(-2, 400, n))))
+        made = {
+            "created_at": NOW_MS // 1000 - age_days * 86_400,
+            "events": rng.integers(0, 12, n),
+            "content": vectors,
+            "vectors": vectors[::-1].copy(),
+            "popularity": rng.random(n).astype(np.float32),
+            "code:creator": rng.integers(-1, 3, n),
+            "code:categories": rng.integers(-1, 3, n),
+            "codes:categories": rng.integers(-1, 3, (n, 2)),
+        }
+        seen = rng.random(n) < 0.3
+        given_columns = {name.replace("code_", "code:"): np.asarray(value) for name, value in columns.items()}
+        rows = rng.permutation(max(n, N))[:n].astype(np.int32)
+        batch = CandidateBatch(rows, np.array(scores, np.float32), {**made, **given_columns})
+        request = RuleRequest(slots=slots, now_ms=NOW_MS, seed=seed, seen=Seen.DISCOUNT, interacted=rows[seen])
+        return Given(batch, request, ItemTables(catalog, {}))
+
+    return make

@@ -21,7 +21,7 @@ from tandem_core.query import Query, Regime, UserEvents
 TABLES = {"popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"}
 FOR_RETRIEVAL = {
     *("two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"),
-    *("cold_items", "weighted_average", "kmeans", "mixture"),
+    *("cold_items", "weighted_average", "kmeans", "mixture", "live"),
 }
 
 
@@ -165,6 +165,9 @@ def test_every_source_that_scores_any_row_gives_what_it_found_the_same_scores(bu
     silent = set()
     for name, source in bundle.sources.items():
         found = source.find(user, everything, 50)
+        if name == "live":
+            assert not len(found)  # before the first item is added
+            continue
         assert len(found), name
         if found.score_rows is None:
             silent.add(name)
@@ -269,3 +272,12 @@ def test_a_bundle_with_a_graph_searches_it_with_the_breadth_of_the_manifest(copy
     index = load_bundle(copy).sources["two_tower"].index  # type: ignore[attr-defined]
     assert isinstance(index, HnswIndex)
     assert index.search(vectors[4], 5)[0][0] == 4
+
+
+def test_a_graph_over_the_vectors_of_another_bundle_is_refused(copy: Path) -> None:
+    others = np.roll(np.load(copy / "item_vectors.npy"), 1, axis=0)  # as many, of the same length, in other rows
+    HnswIndex.build(others, 8, 100, 10, seed=0).save(copy / "two_tower.hnsw")
+    rehash(copy, "two_tower.hnsw")
+    edit(copy, lambda m: m["indexes"]["two_tower"].update(kind="hnsw", ef=200))
+    with pytest.raises(BundleRefused, match=r"two_tower\.hnsw was built over other vectors"):
+        load_bundle(copy)

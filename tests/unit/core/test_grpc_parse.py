@@ -185,7 +185,7 @@ def test_limits_themselves_are_allowed() -> None:
         ({"fill_policy": 9}, "fill_policy"),
         ({"seen_policy": {"interacted": 9}}, "seen_policy.interacted"),
         ({"seen_policy": {"served_mode": 9}}, "seen_policy.served_mode"),
-        ({"seen_policy": {"served_within": {"seconds": 60}}}, "seen_policy.served_within"),
+        ({"seen_policy": {"served_within": {"seconds": -1}}}, "seen_policy.served_within"),
         ({"item_form": 9}, "item_form"),
         ({"exclude_item_ids": ["x"] * 1001}, "exclude_item_ids"),
         ({"exclude_item_ids": ["x", "", "y"]}, "exclude_item_ids[1]"),
@@ -268,3 +268,24 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert wrong["max_candidates"] == "is -5; 0 means 500, otherwise 1 to 2000"
     assert wrong["context.user_id"] == "has 300 characters, at most 256 are allowed"
     assert "77" in wrong["fill_policy"]
+
+
+def test_impressions_that_are_sent_along_stay_apart_from_the_history() -> None:
+    sent = [
+        {"item_id": "a", "event_type": "impression", "timestamp": time(5)},
+        {"item_id": "b", "event_type": "buy", "timestamp": time(4), "value": 2.0},
+        {"item_id": "a", "event_type": "impression"},
+    ]
+    query = parsed(context={"recent_events": sent})
+    assert (list(query.events.item_ids), query.events.timestamps.tolist()) == (["b"], [4])
+    assert query.events.values.tolist() == [2.0]
+    assert (list(query.shown.item_ids), query.shown.counts.tolist()) == (["a"], [2])
+    assert query.shown.last_ms.tolist() == [CLOCK_MS]
+
+
+def test_a_seen_policy_says_how_long_and_how_served_items_count() -> None:
+    query = parsed(seen_policy={"served_within": {"seconds": 90, "nanos": 500_000_000}})
+    assert (query.served_within_s, query.served) == (90.5, Seen.DISCOUNT)
+    assert parsed(seen_policy={"served_within": {"seconds": 1}, "served_mode": 1}).served is Seen.EXCLUDE
+    assert parsed(seen_policy={"served_mode": 3}).served_within_s == 0
+    assert parsed(seen_policy={"served_within": {"seconds": 365 * 86_400}}).served_within_s == 365 * 86_400

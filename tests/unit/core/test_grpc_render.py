@@ -42,23 +42,21 @@ def batch() -> CandidateBatch:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "unspecified", "not_ours_yet"),
+    ("ours", "theirs", "unspecified"),
     [
-        (Regime, context_pb2.UserRegime, "USER_REGIME_", set()),
-        (Fill, filter_pb2.FillPolicy, "FILL_POLICY_", set()),
-        (Seen, filter_pb2.SeenMode, "SEEN_MODE_", set()),
-        (DegradationKind, degradation_pb2.DegradationKind, "DEGRADATION_KIND_", set()),
-        (ReasonKind, ranking_pb2.ReasonKind, "REASON_KIND_", {"PINNED", "PROMOTED"}),
+        (Regime, context_pb2.UserRegime, "USER_REGIME_"),
+        (Fill, filter_pb2.FillPolicy, "FILL_POLICY_"),
+        (Seen, filter_pb2.SeenMode, "SEEN_MODE_"),
+        (DegradationKind, degradation_pb2.DegradationKind, "DEGRADATION_KIND_"),
+        (ReasonKind, ranking_pb2.ReasonKind, "REASON_KIND_"),
     ],
 )
 def test_numbers_of_enums_are_the_contracts(
-    ours: type[Regime], theirs: type[context_pb2.UserRegime], unspecified: str, not_ours_yet: set[str]
+    ours: type[Regime], theirs: type[context_pb2.UserRegime], unspecified: str
 ) -> None:
     contract = {name.removeprefix(unspecified): number for name, number in theirs.items()}
     assert contract.pop("UNSPECIFIED") == 0
-    assert {member.name: member.value for member in ours} == {
-        k: v for k, v in contract.items() if k not in not_ours_yet
-    }
+    assert {member.name: member.value for member in ours} == contract
 
 
 @pytest.mark.parametrize("by_row", [True, False])
@@ -106,15 +104,15 @@ def test_an_answer_of_retrieval_says_who_answered_and_what_was_missing(batch: Ca
 
 
 def slate(batch: CandidateBatch, *reasons: tuple[Reason, ...]) -> Slate:
-    return Slate(batch, reasons or ((),) * len(batch), "b1", Regime.WARM, (), "")
+    return Slate(batch, reasons or ((),) * len(batch), "b1", Regime.WARM, (), "", np.linspace(0, 0.5, len(batch)))
 
 
 def test_ranked_items_carry_place_score_and_what_each_source_said(batch: CandidateBatch, catalog: Catalog) -> None:
     items = ranked_items(slate(batch), catalog, ())
-    assert [(item.item_id, item.position, item.score) for item in items] == [
-        ("i4", 1, pytest.approx(0.9)),
-        ("i0", 2, 0.5),
-        ("i11", 3, 0.125),
+    assert [(item.item_id, item.position, item.score, item.propensity) for item in items] == [
+        ("i4", 1, pytest.approx(0.9), 0),
+        ("i0", 2, 0.5, 0.25),
+        ("i11", 3, 0.125, 0.5),
     ]
     assert [[(s.source, s.rank, s.score) for s in item.sources] for item in items] == [
         [("a", 1, 0.5), ("b", 2, 8)],

@@ -87,7 +87,8 @@ def slate(*rows: int, sources: str = "a", bundle_id: str = "b1", **fields: Any) 
         columns[f"score:{source}"] = np.linspace(1, 0.5, n, dtype=np.float32)
     batch = CandidateBatch(np.array(rows, np.int32), np.linspace(0.9, 0.1, n, dtype=np.float32), columns)
     reasons = tuple((Reason(ReasonKind.BECAUSE_OF_ITEM, f"{sources}{row}"),) for row in rows)
-    return Slate(batch, reasons, bundle_id, Regime.WARM, fields.get("degradations", ()), "" if n else "nothing there")
+    declared, empty = fields.get("degradations", ()), "" if n else "nothing there"
+    return Slate(batch, reasons, bundle_id, Regime.WARM, declared, empty, np.zeros(n))
 
 
 def query(max_results: int = 10, **fields: Any) -> Query:

@@ -23,7 +23,7 @@ def note() -> None:
     with observe.stage("merge"), observe.source("als"):
         observe.found("als", 3)
     observe.kept({"rank:als": np.array([1, 0])})
-    observe.rule("cap", 4, 2)
+    observe.dropped(4, {"cap": [7, 8]})
     observe.degraded([Degradation(DegradationKind.SOURCE_LATE, "als")])
     observe.shown("b1", np.array([1, 2]))
     observe.searched(np.ones(2), np.array([1]))
@@ -42,8 +42,8 @@ def test_a_record_keeps_what_was_noted_in_its_thread() -> None:
     assert record.counts == [
         ("source_candidates", ("als", "found"), 3),
         ("source_candidates", ("als", "kept"), 1),
-        ("rule_candidates", ("cap", "given"), 4),
-        ("rule_candidates", ("cap", "kept"), 2),
+        ("rule_candidates", ("all", "given"), 4),
+        ("rule_candidates", ("cap", "dropped"), 2),
         ("degradations", ("SOURCE_LATE", "als"), 1),
     ]
     assert [(bundle_id, list(rows)) for bundle_id, rows in record.shown] == [("b1", [1, 2])]

@@ -260,6 +260,7 @@ def test_under_all_rules_nothing_vanishes_and_scores_never_rise_down_the_list(
     with_ranker: bool,
 ) -> None:
     policy = PlacementPolicy(
+        list_length=3,
         use_ranker=with_ranker,
         mmr={"lambda_relevance": 0.4},  # type: ignore[arg-type]
         caps=({"column": "creator", "limit": 1}, {"column": "categories", "limit": 2}),  # type: ignore[arg-type]
@@ -285,7 +286,7 @@ def test_under_all_rules_nothing_vanishes_and_scores_never_rise_down_the_list(
 
 
 def test_a_cap_holds_however_good_the_scores_are(build: Callable[..., RankingPipeline], make_query: MakeQuery) -> None:
-    pipeline = build(use_ranker=False, caps=({"column": "creator", "limit": 1},))
+    pipeline = build(use_ranker=False, list_length=4, caps=({"column": "creator", "limit": 1},))
     slate = pipeline.recommend(make_query(max_results=4), Budget(), gives(0, 1, 2, 3, 9, 6))
     assert shown(slate) == [0, 3, 9, 6]
     assert slate.items.scores.tolist() == sorted(slate.items.scores.tolist(), reverse=True)
@@ -297,15 +298,19 @@ def test_a_cap_holds_however_good_the_scores_are(build: Callable[..., RankingPip
     ]
 
 
-def test_a_later_cap_that_brings_back_what_an_earlier_one_moved_is_declared(
+def test_the_later_of_two_caps_gives_way_first_and_is_declared(
     build: Callable[..., RankingPipeline], make_query: MakeQuery
 ) -> None:
-    # 0 and 2 are Drama of c0, 6 is Drama of c2, 1 is Comedy of c0. The first cap moves 2 and 1, the second 6 and 2.
-    caps = ({"column": "creator", "limit": 1}, {"column": "categories", "limit": 1})
-    slate = build(use_ranker=False, caps=caps).recommend(make_query(max_results=3), Budget(), gives(0, 2, 6, 1))
-    creators = [row // 3 for row in shown(slate)]
-    assert len(creators) - len(set(creators)) == 1
-    assert "cap:creator" in [each.component for each in slate.degradations]
+    # 0 and 2 are Drama of c0, 6 is Drama of c2, 1 is Comedy of c0: after 0, none keeps both caps.
+    creator, category = {"column": "creator", "limit": 1}, {"column": "categories", "limit": 1}
+    query, candidates = make_query(max_results=2), gives(0, 2, 6, 1)
+    for caps, expected, broken in (
+        ((creator, category), [0, 6], "cap:categories"),
+        ((category, creator), [0, 1], "cap:creator"),
+    ):
+        slate = build(use_ranker=False, list_length=2, caps=caps).recommend(query, Budget(), candidates)
+        assert shown(slate) == expected
+        assert [each.component for each in slate.degradations] == [broken]
 
 
 def test_seen_items_are_shown_lower_where_the_placement_says_so(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -19,10 +19,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from tandem_core.index.exact import ExactIndex
 from tandem_core.metrics.lists import gini
 from tandem_core.observe import Record
+from tandem_core.settings import ConfigError
 from tandem_core.signals import MOST_LABELLED
 from tandem_core.signals_audit import Audit
 from tandem_core.signals_samples import DEEPEST, SampleWriter, kept_searches, recall, shown_counts
-from tandem_core.signals_side import SideGauges, WorkerFiles
+from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles
 from tandem_core.signals_worker import WorkerMetrics
 
 WORKER = """
@@ -131,6 +132,7 @@ def test_recall_is_one_for_exact_searches_and_falls_with_what_was_missed() -> No
     assert recall(vectors, queries[:1], [np.concatenate([found[0][:5], worst])]) == 0.5
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 19), unique=True, max_size=5), max_size=12))
 def test_lists_that_were_shown_are_counted_by_item(
     tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]
@@ -180,3 +182,11 @@ def test_the_audit_compares_searches_with_the_bundles_vectors_and_looks_at_one_w
     audit.look("b2")
     audit.look("b3")
     assert list(kept_searches(files.folder, "b1")) == []
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_configuration(tmp_path: Path) -> None:
+    files = WorkerFiles(tmp_path)
+    server = MetricsServer("127.0.0.1", 0, files, SideGauges(files), lambda: True)
+    with pytest.raises(ConfigError, match=f"cannot serve metrics on 127.0.0.1:{server.port}"):
+        MetricsServer("127.0.0.1", server.port, files, SideGauges(files), lambda: True)
+    server.close()

@@ -16,6 +16,8 @@ from tandem_trainer.data.errors import DataError
 def read_table(path: Path) -> pd.DataFrame:
     """A Parquet or CSV file by its ending; all columns of a CSV are strings.
 
+    A folder named like a Parquet file is read as its .parquet files one after another, by name.
+
     Raises DataError when the file is missing, empty, of another kind or cannot be parsed.
     """
     if path.suffix == ".csv":
@@ -23,7 +25,11 @@ def read_table(path: Path) -> pd.DataFrame:
     if path.suffix != ".parquet":
         raise DataError(f"{path.name}: tables are read from .parquet and .csv files; convert it to one of them")
     try:
-        frame: pd.DataFrame = pq.ParquetFile(_existing(path)).read().to_pandas()
+        parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        tables = [pq.ParquetFile(_existing(part)).read() for part in parts]
+        if not tables:
+            raise DataError(f"{path.name}: the folder holds no .parquet file")
+        frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     except pa.ArrowException as error:
         raise DataError(f"{path.name}: not a readable Parquet file ({error})") from error
     if frame.empty:

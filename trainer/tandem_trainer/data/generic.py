@@ -61,7 +61,7 @@ def write_tables(dataset: Dataset, folder: Path) -> None:
 def _mapping(folder: Path) -> Mapping:
     if (folder / FILE_NAME).is_file():
         return read_mapping(folder / FILE_NAME)
-    own = any((folder / f"events{ending}").is_file() for ending in (".parquet", ".csv"))
+    own = any((folder / f"events{ending}").exists() for ending in (".parquet", ".csv"))
     return TRIPLE if not own and (folder / "interactions.parquet").is_file() else Mapping()
 
 
@@ -72,7 +72,7 @@ def _read(folder: Path, table: str, mapping: TableMapping, ledger: Ledger) -> pd
         if not path.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{FILE_NAME}: {table}.file {mapping.file!r} lies outside the folder")
     else:
-        found = [path for ending in (".parquet", ".csv") if (path := folder / f"{table}{ending}").is_file()]
+        found = [path for ending in (".parquet", ".csv") if (path := folder / f"{table}{ending}").exists()]
         if not found:
             return None
         if len(found) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -116,6 +117,19 @@ def filter_min_interactions(dataset: Dataset, min_item_events: int = 0, min_user
         raise DataError(f"{dataset.name}: no event is left after the minimum-interactions filter; lower it")
     kept_tables = [frame.reset_index(drop=True) for frame in (events, tables["item_id"], tables["user_id"])]
     return _reported(Tables(*kept_tables), dataset.name, dataset.schema, ledger)
+
+
+def without_users(dataset: Dataset, users: Set[str], reason: str) -> Dataset:
+    """Drop users and their events; the report counts them and names none. Raises DataError when no event is left."""
+    before = dataset.report
+    ledger = Ledger(dict(before.sources), dict(before.rows_read), list(before.findings))
+    kept = [
+        ledger.drop(name, reason, table, table["user_id"].isin(users).to_numpy(dtype=bool), []).reset_index(drop=True)
+        for name, table in (("events", dataset.events), ("users", dataset.users))
+    ]
+    if kept[0].empty:
+        raise DataError(f"{dataset.name}: no event is left without the users of whom it is said: {reason}")
+    return _reported(Tables(kept[0], dataset.items, kept[1]), dataset.name, dataset.schema, ledger)
 
 
 def _reported(tables: Tables, name: str, schema: TableSchema, ledger: Ledger) -> Dataset:

@@ -47,6 +47,22 @@ def draw_tradeoff(report: StudyReport, folder: Path) -> list[Path]:
     ]
 
 
+def draw_diversity(report: StudyReport, folder: Path) -> list[Path]:
+    """Draw distance within the list against NDCG@10, a curve for each rule."""
+    (table,) = report.tables
+    return [_saved(folder / "diversity.png", partial(_sweep, table=table))]
+
+
+def _sweep(axes: Any, table: StudyTable) -> None:
+    names = [f"{rule} {by}".strip() for rule, by in zip(table.column("rule"), table.column("by"), strict=True)]
+    ndcg, distance = (np.array(table.column(name), np.float64) for name in ("ndcg@10", "distance"))
+    for name in dict.fromkeys(names):
+        at = [i for i, each in enumerate(names) if each == name]
+        axes.plot(distance[at], ndcg[at], marker="o", label=name)
+    axes.legend()
+    axes.set(xlabel="distance within the list, by category", ylabel="NDCG@10", title="what diversity costs")
+
+
 def _bars(axes: Any, bars: list[tuple[str, Any]], label: str) -> None:
     places = np.arange(len(bars))  # and not the labels: bars of equal labels would lie on each other
     axes.bar_label(axes.barh(places, [height for _, height in bars]), fmt="%.3g", padding=2)

@@ -156,7 +156,9 @@ class UserEvent(_message.Message):
     item_id: _builtins.str
     """Required. Ids that are not in the catalogue are ignored."""
     event_type: _builtins.str
-    """At most 64 characters. Empty, or a type the trainer did not declare: weight 1."""
+    """At most 64 characters. Empty, or a type the trainer did not declare: weight 1. "impression" says that the item was
+    shown: it is no part of the history.
+    """
     value: _builtins.float
     """Rating, dwell share or quantity. Unset: none. NaN and infinite are rejected."""
     @_builtins.property

@@ -256,8 +256,9 @@ class SeenPolicy(_message.Message):
     """Unset means SEEN_MODE_DISCOUNT."""
     @_builtins.property
     def served_within(self) -> _duration_pb2.Duration:
-        """Items shown to the user within this time are treated as `served_mode` says. Unset: shown items do not matter.
-        Not served yet: rejected when set.
+        """Items shown to the user within this time before the request (events of type "impression", stored or in
+        recent_events) are treated as `served_mode` says. Unset or 0: shown items do not matter beyond the placement's own
+        policy. Negative, or more than 365 days, is rejected. The newest 1000 impressions of a user are known.
         """
 
     def __init__(

@@ -83,6 +83,7 @@ class Event(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     DECISION_ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     insert_id: _builtins.str
     """At most 128 characters. A second event with the same insert_id is acknowledged and not stored again.
     Empty: no protection against double sending.
@@ -96,12 +97,14 @@ class Event(_message.Message):
     value: _builtins.float
     """Rating, dwell share or quantity. Unset: none. NaN and infinite are refused."""
     decision_id: _builtins.str
-    """The decision that showed the item. Empty when unknown."""
+    """At most 128 characters. The decision that showed the item. Empty when unknown."""
     position: _builtins.int
-    """Place in the shown list, 1 is the top. 0: unknown."""
+    """Place in the shown list, 1 is the top. 0: unknown. Negative is refused."""
+    session_id: _builtins.str
+    """At most 256 characters. The visit it happened in. Empty when unknown."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
-        """Unset: the time of arrival. More than a day in the future is refused."""
+        """Unset: the time of arrival, which never decreases. Before 1970 or more than a day in the future is refused."""
 
     def __init__(
         self,
@@ -114,10 +117,11 @@ class Event(_message.Message):
         value: _builtins.float | None = ...,
         decision_id: _builtins.str = ...,
         position: _builtins.int = ...,
+        session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "timestamp", b"timestamp", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "decision_id", b"decision_id", "event_type", b"event_type", "insert_id", b"insert_id", "item_id", b"item_id", "position", b"position", "timestamp", b"timestamp", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "decision_id", b"decision_id", "event_type", b"event_type", "insert_id", b"insert_id", "item_id", b"item_id", "position", b"position", "session_id", b"session_id", "timestamp", b"timestamp", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
@@ -178,7 +182,7 @@ class ForgetUserRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required."""
+    """Required, at most 256 characters. An unknown user is no error."""
     def __init__(
         self,
         *,
@@ -200,12 +204,18 @@ class ForgetUserResponse(_message.Message):
     DELETED_EVENTS_FIELD_NUMBER: _builtins.int
     DELETED_DECISIONS_FIELD_NUMBER: _builtins.int
     FORGOTTEN_FIELD_NUMBER: _builtins.int
+    DELETED_IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    DELETED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     receipt_id: _builtins.str
     """Names this deletion; safe to hand to the user."""
     deleted_events: _builtins.int
-    """Events deleted."""
+    """Events deleted, without impressions."""
     deleted_decisions: _builtins.int
     """Decision records deleted."""
+    deleted_impressions: _builtins.int
+    """Impressions deleted."""
+    deleted_attributes: _builtins.bool
+    """True: the user had stored attributes, and they are deleted."""
     @_builtins.property
     def forgotten(self) -> _timestamp_pb2.Timestamp:
         """When it was done."""
@@ -217,10 +227,12 @@ class ForgetUserResponse(_message.Message):
         deleted_events: _builtins.int = ...,
         deleted_decisions: _builtins.int = ...,
         forgotten: _timestamp_pb2.Timestamp | None = ...,
+        deleted_impressions: _builtins.int = ...,
+        deleted_attributes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_decisions", b"deleted_decisions", "deleted_events", b"deleted_events", "forgotten", b"forgotten", "receipt_id", b"receipt_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_attributes", b"deleted_attributes", "deleted_decisions", b"deleted_decisions", "deleted_events", b"deleted_events", "deleted_impressions", b"deleted_impressions", "forgotten", b"forgotten", "receipt_id", b"receipt_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

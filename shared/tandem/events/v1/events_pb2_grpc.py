@@ -27,6 +27,7 @@ if _version_not_supported:
 
 class EventServiceStub:
     """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request.
+    Answered by the writer process, which has a port of its own.
     """
 
     def __init__(self, channel):
@@ -49,17 +50,22 @@ class EventServiceStub:
 
 class EventServiceServicer:
     """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request.
+    Answered by the writer process, which has a port of its own.
     """
 
     def WriteEvents(self, request, context):
-        """Stores events. Each event has its own result: some may be stored while others are refused.
+        """Stores events. Each event has its own result: some may be stored while others are refused. UNAVAILABLE when the
+        store does not answer: send the same events again, and insert_id keeps them from being stored twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForgetUser(self, request, context):
-        """Deletes everything stored of a user and keeps it out of future training data.
+        """Deletes everything stored of a user, overwriting it, and keeps the user out of future training data: a keyed hash
+        of the id goes on a suppression list that exports, imports and the trainer apply. Events from before this moment
+        that arrive later are refused; later ones are stored and served again, and still kept out of training. May be
+        repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +94,7 @@ def add_EventServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EventService:
     """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request.
+    Answered by the writer process, which has a port of its own.
     """
 
     @staticmethod

@@ -27,29 +27,47 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventServiceStub:
-    """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request."""
+    """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request.
+    Answered by the writer process, which has a port of its own.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     WriteEvents: _grpc.UnaryUnaryMultiCallable[_events_pb2.WriteEventsRequest, _events_pb2.WriteEventsResponse]
-    """Stores events. Each event has its own result: some may be stored while others are refused."""
+    """Stores events. Each event has its own result: some may be stored while others are refused. UNAVAILABLE when the
+    store does not answer: send the same events again, and insert_id keeps them from being stored twice.
+    """
     ForgetUser: _grpc.UnaryUnaryMultiCallable[_events_pb2.ForgetUserRequest, _events_pb2.ForgetUserResponse]
-    """Deletes everything stored of a user and keeps it out of future training data."""
+    """Deletes everything stored of a user, overwriting it, and keeps the user out of future training data: a keyed hash
+    of the id goes on a suppression list that exports, imports and the trainer apply. Events from before this moment
+    that arrive later are refused; later ones are stored and served again, and still kept out of training. May be
+    repeated.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
-    """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request."""
+    """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request.
+    Answered by the writer process, which has a port of its own.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WriteEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.WriteEventsRequest, _events_pb2.WriteEventsResponse]  # type: ignore[assignment]
-    """Stores events. Each event has its own result: some may be stored while others are refused."""
+    """Stores events. Each event has its own result: some may be stored while others are refused. UNAVAILABLE when the
+    store does not answer: send the same events again, and insert_id keeps them from being stored twice.
+    """
     ForgetUser: _aio.UnaryUnaryMultiCallable[_events_pb2.ForgetUserRequest, _events_pb2.ForgetUserResponse]  # type: ignore[assignment]
-    """Deletes everything stored of a user and keeps it out of future training data."""
+    """Deletes everything stored of a user, overwriting it, and keeps the user out of future training data: a keyed hash
+    of the id goes on a suppression list that exports, imports and the trainer apply. Events from before this moment
+    that arrive later are refused; later ones are stored and served again, and still kept out of training. May be
+    repeated.
+    """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request."""
+    """Takes in what users do, durably: an acknowledged event is on disk, and visible to the user's next request.
+    Answered by the writer process, which has a port of its own.
+    """
 
     @_abc_1.abstractmethod
     def WriteEvents(
@@ -57,7 +75,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.WriteEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.WriteEventsResponse, _abc.Awaitable[_events_pb2.WriteEventsResponse]]:
-        """Stores events. Each event has its own result: some may be stored while others are refused."""
+        """Stores events. Each event has its own result: some may be stored while others are refused. UNAVAILABLE when the
+        store does not answer: send the same events again, and insert_id keeps them from being stored twice.
+        """
 
     @_abc_1.abstractmethod
     def ForgetUser(
@@ -65,6 +85,10 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _events_pb2.ForgetUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_events_pb2.ForgetUserResponse, _abc.Awaitable[_events_pb2.ForgetUserResponse]]:
-        """Deletes everything stored of a user and keeps it out of future training data."""
+        """Deletes everything stored of a user, overwriting it, and keeps the user out of future training data: a keyed hash
+        of the id goes on a suppression list that exports, imports and the trainer apply. Events from before this moment
+        that arrive later are refused; later ones are stored and served again, and still kept out of training. May be
+        repeated.
+        """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,45 +30,45 @@ from tandem.common.v1 import filter_pb2 as tandem_dot_common_dot_v1_dot_filter__
 from tandem.common.v1 import serving_state_pb2 as tandem_dot_common_dot_v1_dot_serving__state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/ranking/v1/ranking.proto\x12\x11tandem.ranking.v1\x1a tandem/common/v1/attribute.proto\x1a!tandem/common/v1/candidates.proto\x1a\x1etandem/common/v1/context.proto\x1a\"tandem/common/v1/degradation.proto\x1a\x1dtandem/common/v1/filter.proto\x1a$tandem/common/v1/serving_state.proto\"\xb6\x02\n\x10RecommendRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .tandem.common.v1.RequestContext\x12\x13\n\x0bmax_results\x18\x02 \x01(\x05\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.Filter\x12\x31\n\x0b\x66ill_policy\x18\x04 \x01(\x0e\x32\x1c.tandem.common.v1.FillPolicy\x12\x31\n\x0bseen_policy\x18\x05 \x01(\x0b\x32\x1c.tandem.common.v1.SeenPolicy\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x19\n\x11return_attributes\x18\x07 \x03(\t\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\"\xb3\x02\n\x11RecommendResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.tandem.ranking.v1.RankedItem\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12,\n\x06regime\x18\x05 \x01(\x0e\x32\x1c.tandem.common.v1.UserRegime\x12\x33\n\x0c\x64\x65gradations\x18\x06 \x03(\x0b\x32\x1d.tandem.common.v1.Degradation\x12;\n\x0b\x65xperiments\x18\x07 \x03(\x0b\x32&.tandem.common.v1.ExperimentAssignment\x12\x14\n\x0c\x65mpty_reason\x18\x08 \x01(\t\"\xf5\x01\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x01\x12*\n\x07reasons\x18\x04 \x03(\x0b\x32\x19.tandem.ranking.v1.Reason\x12\x36\n\x07sources\x18\x05 \x03(\x0b\x32%.tandem.ranking.v1.SourceContribution\x12\x12\n\npropensity\x18\x06 \x01(\x01\x12/\n\nattributes\x18\x07 \x03(\x0b\x32\x1b.tandem.common.v1.Attribute\x12\x0c\n\x04team\x18\x08 \x01(\t\"A\n\x12SourceContribution\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\"i\n\x06Reason\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.tandem.ranking.v1.ReasonKind\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x0f\n\x07segment\x18\x04 \x01(\t\"N\n\x15\x42\x61tchRecommendRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.tandem.ranking.v1.RecommendRequest\"R\n\x16\x42\x61tchRecommendResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.tandem.ranking.v1.BatchRecommendResult\"\x89\x01\n\x14\x42\x61tchRecommendResult\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32$.tandem.ranking.v1.RecommendResponseH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.tandem.common.v1.CallErrorH\x00\x42\t\n\x07outcome\"\x99\x02\n\x0bRankRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .tandem.common.v1.RequestContext\x12\x33\n\ncandidates\x18\x02 \x01(\x0b\x32\x1f.tandem.common.v1.CandidateList\x12\x13\n\x0bmax_results\x18\x03 \x01(\x05\x12(\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x18.tandem.common.v1.Filter\x12\x31\n\x0bseen_policy\x18\x05 \x01(\x0b\x32\x1c.tandem.common.v1.SeenPolicy\x12\x19\n\x11return_attributes\x18\x06 \x03(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\"\x9a\x02\n\x0cRankResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.tandem.ranking.v1.RankedItem\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.tandem.common.v1.Degradation\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\x12;\n\x0b\x65xperiments\x18\x07 \x03(\x0b\x32&.tandem.common.v1.ExperimentAssignment\x12\x14\n\x0c\x65mpty_reason\x18\x08 \x01(\t\"[\n\x12\x45xplainItemRequest\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.tandem.ranking.v1.RecommendRequest\x12\x0f\n\x07item_id\x18\x02 \x01(\t\"x\n\x13\x45xplainItemResponse\x12\x10\n\x08position\x18\x01 \x01(\x05\x12\x0f\n\x07lost_at\x18\x02 \x01(\t\x12+\n\x05parts\x18\x03 \x03(\x0b\x32\x1c.tandem.ranking.v1.ScorePart\x12\x11\n\tbundle_id\x18\x04 \x01(\t\"j\n\tScorePart\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\x01\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x01\x12\x17\n\x0fposition_before\x18\x04 \x01(\x05\x12\x16\n\x0eposition_after\x18\x05 \x01(\x05\"\x18\n\x16GetServingStateRequest\"z\n\x17GetServingStateResponse\x12-\n\x05state\x18\x01 \x01(\x0b\x32\x1e.tandem.common.v1.ServingState\x12\x12\n\nplacements\x18\x02 \x03(\t\x12\x1c\n\x14retrieval_connection\x18\x03 \x01(\t*\xd0\x02\n\nReasonKind\x12\x1b\n\x17REASON_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREASON_KIND_BECAUSE_OF_ITEM\x10\x01\x12\x1d\n\x19REASON_KIND_MATCHES_TASTE\x10\x02\x12\x1d\n\x19REASON_KIND_SIMILAR_USERS\x10\x03\x12\x17\n\x13REASON_KIND_POPULAR\x10\x04\x12\"\n\x1eREASON_KIND_POPULAR_IN_SEGMENT\x10\x05\x12#\n\x1fREASON_KIND_POPULAR_IN_CATEGORY\x10\x06\x12\x18\n\x14REASON_KIND_NEW_ITEM\x10\x07\x12\x18\n\x14REASON_KIND_BACKFILL\x10\x08\x12\x16\n\x12REASON_KIND_PINNED\x10\t\x12\x18\n\x14REASON_KIND_PROMOTED\x10\n2\xe0\x03\n\x0eRankingService\x12V\n\tRecommend\x12#.tandem.ranking.v1.RecommendRequest\x1a$.tandem.ranking.v1.RecommendResponse\x12\x65\n\x0e\x42\x61tchRecommend\x12(.tandem.ranking.v1.BatchRecommendRequest\x1a).tandem.ranking.v1.BatchRecommendResponse\x12G\n\x04Rank\x12\x1e.tandem.ranking.v1.RankRequest\x1a\x1f.tandem.ranking.v1.RankResponse\x12\\\n\x0b\x45xplainItem\x12%.tandem.ranking.v1.ExplainItemRequest\x1a&.tandem.ranking.v1.ExplainItemResponse\x12h\n\x0fGetServingState\x12).tandem.ranking.v1.GetServingStateRequest\x1a*.tandem.ranking.v1.GetServingStateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/ranking/v1/ranking.proto\x12\x11tandem.ranking.v1\x1a tandem/common/v1/attribute.proto\x1a!tandem/common/v1/candidates.proto\x1a\x1etandem/common/v1/context.proto\x1a\"tandem/common/v1/degradation.proto\x1a\x1dtandem/common/v1/filter.proto\x1a$tandem/common/v1/serving_state.proto\"\xc7\x02\n\x10RecommendRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .tandem.common.v1.RequestContext\x12\x13\n\x0bmax_results\x18\x02 \x01(\x05\x12(\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x18.tandem.common.v1.Filter\x12\x31\n\x0b\x66ill_policy\x18\x04 \x01(\x0e\x32\x1c.tandem.common.v1.FillPolicy\x12\x31\n\x0bseen_policy\x18\x05 \x01(\x0b\x32\x1c.tandem.common.v1.SeenPolicy\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x19\n\x11return_attributes\x18\x07 \x03(\t\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\t \x01(\x08\"\xb3\x02\n\x11RecommendResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.tandem.ranking.v1.RankedItem\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12,\n\x06regime\x18\x05 \x01(\x0e\x32\x1c.tandem.common.v1.UserRegime\x12\x33\n\x0c\x64\x65gradations\x18\x06 \x03(\x0b\x32\x1d.tandem.common.v1.Degradation\x12;\n\x0b\x65xperiments\x18\x07 \x03(\x0b\x32&.tandem.common.v1.ExperimentAssignment\x12\x14\n\x0c\x65mpty_reason\x18\x08 \x01(\t\"\xa2\x02\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x01\x12*\n\x07reasons\x18\x04 \x03(\x0b\x32\x19.tandem.ranking.v1.Reason\x12\x36\n\x07sources\x18\x05 \x03(\x0b\x32%.tandem.ranking.v1.SourceContribution\x12\x12\n\npropensity\x18\x06 \x01(\x01\x12/\n\nattributes\x18\x07 \x03(\x0b\x32\x1b.tandem.common.v1.Attribute\x12\x0c\n\x04team\x18\x08 \x01(\t\x12+\n\x05parts\x18\t \x03(\x0b\x32\x1c.tandem.ranking.v1.ScorePart\"A\n\x12SourceContribution\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x02\"i\n\x06Reason\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.tandem.ranking.v1.ReasonKind\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x0f\n\x07segment\x18\x04 \x01(\t\"N\n\x15\x42\x61tchRecommendRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.tandem.ranking.v1.RecommendRequest\"R\n\x16\x42\x61tchRecommendResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.tandem.ranking.v1.BatchRecommendResult\"\x89\x01\n\x14\x42\x61tchRecommendResult\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32$.tandem.ranking.v1.RecommendResponseH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.tandem.common.v1.CallErrorH\x00\x42\t\n\x07outcome\"\x99\x02\n\x0bRankRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .tandem.common.v1.RequestContext\x12\x33\n\ncandidates\x18\x02 \x01(\x0b\x32\x1f.tandem.common.v1.CandidateList\x12\x13\n\x0bmax_results\x18\x03 \x01(\x05\x12(\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x18.tandem.common.v1.Filter\x12\x31\n\x0bseen_policy\x18\x05 \x01(\x0b\x32\x1c.tandem.common.v1.SeenPolicy\x12\x19\n\x11return_attributes\x18\x06 \x03(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\"\x9a\x02\n\x0cRankResponse\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.tandem.ranking.v1.RankedItem\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x33\n\x0c\x64\x65gradations\x18\x05 \x03(\x0b\x32\x1d.tandem.common.v1.Degradation\x12\x18\n\x10unknown_item_ids\x18\x06 \x03(\t\x12;\n\x0b\x65xperiments\x18\x07 \x03(\x0b\x32&.tandem.common.v1.ExperimentAssignment\x12\x14\n\x0c\x65mpty_reason\x18\x08 \x01(\t\"[\n\x12\x45xplainItemRequest\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.tandem.ranking.v1.RecommendRequest\x12\x0f\n\x07item_id\x18\x02 \x01(\t\"x\n\x13\x45xplainItemResponse\x12\x10\n\x08position\x18\x01 \x01(\x05\x12\x0f\n\x07lost_at\x18\x02 \x01(\t\x12+\n\x05parts\x18\x03 \x03(\x0b\x32\x1c.tandem.ranking.v1.ScorePart\x12\x11\n\tbundle_id\x18\x04 \x01(\t\"j\n\tScorePart\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\x01\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x01\x12\x17\n\x0fposition_before\x18\x04 \x01(\x05\x12\x16\n\x0eposition_after\x18\x05 \x01(\x05\"\x18\n\x16GetServingStateRequest\"z\n\x17GetServingStateResponse\x12-\n\x05state\x18\x01 \x01(\x0b\x32\x1e.tandem.common.v1.ServingState\x12\x12\n\nplacements\x18\x02 \x03(\t\x12\x1c\n\x14retrieval_connection\x18\x03 \x01(\t*\xd0\x02\n\nReasonKind\x12\x1b\n\x17REASON_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREASON_KIND_BECAUSE_OF_ITEM\x10\x01\x12\x1d\n\x19REASON_KIND_MATCHES_TASTE\x10\x02\x12\x1d\n\x19REASON_KIND_SIMILAR_USERS\x10\x03\x12\x17\n\x13REASON_KIND_POPULAR\x10\x04\x12\"\n\x1eREASON_KIND_POPULAR_IN_SEGMENT\x10\x05\x12#\n\x1fREASON_KIND_POPULAR_IN_CATEGORY\x10\x06\x12\x18\n\x14REASON_KIND_NEW_ITEM\x10\x07\x12\x18\n\x14REASON_KIND_BACKFILL\x10\x08\x12\x16\n\x12REASON_KIND_PINNED\x10\t\x12\x18\n\x14REASON_KIND_PROMOTED\x10\n2\xe0\x03\n\x0eRankingService\x12V\n\tRecommend\x12#.tandem.ranking.v1.RecommendRequest\x1a$.tandem.ranking.v1.RecommendResponse\x12\x65\n\x0e\x42\x61tchRecommend\x12(.tandem.ranking.v1.BatchRecommendRequest\x1a).tandem.ranking.v1.BatchRecommendResponse\x12G\n\x04Rank\x12\x1e.tandem.ranking.v1.RankRequest\x1a\x1f.tandem.ranking.v1.RankResponse\x12\\\n\x0b\x45xplainItem\x12%.tandem.ranking.v1.ExplainItemRequest\x1a&.tandem.ranking.v1.ExplainItemResponse\x12h\n\x0fGetServingState\x12).tandem.ranking.v1.GetServingStateRequest\x1a*.tandem.ranking.v1.GetServingStateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.ranking.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REASONKIND']._serialized_start=2652
-  _globals['_REASONKIND']._serialized_end=2988
+  _globals['_REASONKIND']._serialized_start=2714
+  _globals['_REASONKIND']._serialized_end=3050
   _globals['_RECOMMENDREQUEST']._serialized_start=261
-  _globals['_RECOMMENDREQUEST']._serialized_end=571
-  _globals['_RECOMMENDRESPONSE']._serialized_start=574
-  _globals['_RECOMMENDRESPONSE']._serialized_end=881
-  _globals['_RANKEDITEM']._serialized_start=884
-  _globals['_RANKEDITEM']._serialized_end=1129
-  _globals['_SOURCECONTRIBUTION']._serialized_start=1131
-  _globals['_SOURCECONTRIBUTION']._serialized_end=1196
-  _globals['_REASON']._serialized_start=1198
-  _globals['_REASON']._serialized_end=1303
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1305
-  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1383
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1385
-  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1467
-  _globals['_BATCHRECOMMENDRESULT']._serialized_start=1470
-  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1607
-  _globals['_RANKREQUEST']._serialized_start=1610
-  _globals['_RANKREQUEST']._serialized_end=1891
-  _globals['_RANKRESPONSE']._serialized_start=1894
-  _globals['_RANKRESPONSE']._serialized_end=2176
-  _globals['_EXPLAINITEMREQUEST']._serialized_start=2178
-  _globals['_EXPLAINITEMREQUEST']._serialized_end=2269
-  _globals['_EXPLAINITEMRESPONSE']._serialized_start=2271
-  _globals['_EXPLAINITEMRESPONSE']._serialized_end=2391
-  _globals['_SCOREPART']._serialized_start=2393
-  _globals['_SCOREPART']._serialized_end=2499
-  _globals['_GETSERVINGSTATEREQUEST']._serialized_start=2501
-  _globals['_GETSERVINGSTATEREQUEST']._serialized_end=2525
-  _globals['_GETSERVINGSTATERESPONSE']._serialized_start=2527
-  _globals['_GETSERVINGSTATERESPONSE']._serialized_end=2649
-  _globals['_RANKINGSERVICE']._serialized_start=2991
-  _globals['_RANKINGSERVICE']._serialized_end=3471
+  _globals['_RECOMMENDREQUEST']._serialized_end=588
+  _globals['_RECOMMENDRESPONSE']._serialized_start=591
+  _globals['_RECOMMENDRESPONSE']._serialized_end=898
+  _globals['_RANKEDITEM']._serialized_start=901
+  _globals['_RANKEDITEM']._serialized_end=1191
+  _globals['_SOURCECONTRIBUTION']._serialized_start=1193
+  _globals['_SOURCECONTRIBUTION']._serialized_end=1258
+  _globals['_REASON']._serialized_start=1260
+  _globals['_REASON']._serialized_end=1365
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_start=1367
+  _globals['_BATCHRECOMMENDREQUEST']._serialized_end=1445
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_start=1447
+  _globals['_BATCHRECOMMENDRESPONSE']._serialized_end=1529
+  _globals['_BATCHRECOMMENDRESULT']._serialized_start=1532
+  _globals['_BATCHRECOMMENDRESULT']._serialized_end=1669
+  _globals['_RANKREQUEST']._serialized_start=1672
+  _globals['_RANKREQUEST']._serialized_end=1953
+  _globals['_RANKRESPONSE']._serialized_start=1956
+  _globals['_RANKRESPONSE']._serialized_end=2238
+  _globals['_EXPLAINITEMREQUEST']._serialized_start=2240
+  _globals['_EXPLAINITEMREQUEST']._serialized_end=2331
+  _globals['_EXPLAINITEMRESPONSE']._serialized_start=2333
+  _globals['_EXPLAINITEMRESPONSE']._serialized_end=2453
+  _globals['_SCOREPART']._serialized_start=2455
+  _globals['_SCOREPART']._serialized_end=2561
+  _globals['_GETSERVINGSTATEREQUEST']._serialized_start=2563
+  _globals['_GETSERVINGSTATEREQUEST']._serialized_end=2587
+  _globals['_GETSERVINGSTATERESPONSE']._serialized_start=2589
+  _globals['_GETSERVINGSTATERESPONSE']._serialized_end=2711
+  _globals['_RANKINGSERVICE']._serialized_start=3053
+  _globals['_RANKINGSERVICE']._serialized_end=3533
 # @@protoc_insertion_point(module_scope)

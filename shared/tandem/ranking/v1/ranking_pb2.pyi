@@ -91,6 +91,7 @@ class RecommendRequest(_message.Message):
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     max_results: _builtins.int
     """Length of the list. 0 means 20. Negative or above 500 is rejected."""
     fill_policy: _filter_pb2.FillPolicy.ValueType
@@ -100,6 +101,8 @@ class RecommendRequest(_message.Message):
     order, without the excluded ones, declared by a degradation of kind VALIDATE_ONLY. Nothing of the user is read,
     nothing is recorded, filter and rules are checked and not applied. For trying out a request against production.
     """
+    explain: _builtins.bool
+    """True: RankedItem.parts says how each score came about. Costs time: for finding out, not for every request."""
     @_builtins.property
     def context(self) -> _context_pb2.RequestContext:
         """Who asks, from where. Unset: nobody in particular, on the default placement."""
@@ -131,10 +134,11 @@ class RecommendRequest(_message.Message):
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         return_attributes: _abc.Iterable[_builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "filter", b"filter", "seen_policy", b"seen_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "exclude_item_ids", b"exclude_item_ids", "fill_policy", b"fill_policy", "filter", b"filter", "max_results", b"max_results", "return_attributes", b"return_attributes", "seen_policy", b"seen_policy", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "exclude_item_ids", b"exclude_item_ids", "explain", b"explain", "fill_policy", b"fill_policy", "filter", b"filter", "max_results", b"max_results", "return_attributes", b"return_attributes", "seen_policy", b"seen_policy", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,13 +214,16 @@ class RankedItem(_message.Message):
     PROPENSITY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     TEAM_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     position: _builtins.int
     """1 is the top of the list."""
     score: _builtins.float
     """The final score after all rules: never increases down the list. Comparable within this list only."""
     propensity: _builtins.float
-    """Probability that this item got this position, where chance took part; 0 where it did not."""
+    """Probability that this item got this position, given the items above it, where chance took part; 0 where it did
+    not.
+    """
     team: _builtins.str
     """The variant whose list this item is from, where an interleaving experiment mixed two: a click on it counts for
     that variant. Empty where no lists were mixed, or where the click would not tell (one list had nothing left).
@@ -233,6 +240,12 @@ class RankedItem(_message.Message):
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_attribute_pb2.Attribute]:
         """The columns asked for, in the order asked; columns without a value are left out."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorePart]:
+        """How its score and place came about, in the order applied: what each source said, then retrieval, the ranker and
+        each rule. Only where the request has `explain`.
+        """
+
     def __init__(
         self,
         *,
@@ -244,10 +257,11 @@ class RankedItem(_message.Message):
         propensity: _builtins.float = ...,
         attributes: _abc.Iterable[_attribute_pb2.Attribute] | None = ...,
         team: _builtins.str = ...,
+        parts: _abc.Iterable[Global___ScorePart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "item_id", b"item_id", "position", b"position", "propensity", b"propensity", "reasons", b"reasons", "score", b"score", "sources", b"sources", "team", b"team"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "item_id", b"item_id", "parts", b"parts", "position", b"position", "propensity", b"propensity", "reasons", b"reasons", "score", b"score", "sources", b"sources", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,7 +521,9 @@ class ExplainItemRequest(_message.Message):
     """Required. NOT_FOUND when the catalogue does not have it."""
     @_builtins.property
     def request(self) -> Global___RecommendRequest:
-        """Required. The request to explain."""
+        """Required. The request to explain. Where it has no request_id, the answer is for a new one. An experiment that
+        mixes two lists is left out: the first variant's list is explained.
+        """
 
     def __init__(
         self,
@@ -534,7 +550,12 @@ class ExplainItemResponse(_message.Message):
     position: _builtins.int
     """Its place in the list; 0 when it is not in it."""
     lost_at: _builtins.str
-    """The first stage that lost it, such as "filter:price" or "rule:cap_per_group"; empty when it is in the list."""
+    """The first stage that lost it; empty when it is in the list. "deleted": taken out of the catalogue.
+    "filter:NAME": not eligible, by exclude_item_ids, as seen, or by the filter's column NAME.
+    "policy:NAME": the same by a filter of the placement. "source": no source
+    found it. "merge": a source found it, but too low to become a candidate; parts has its rank in each. "rule:NAME":
+    a rule dropped it or moved it out of the list. "score": never high enough.
+    """
     bundle_id: _builtins.str
     """The bundle that answered."""
     @_builtins.property
@@ -569,7 +590,7 @@ class ScorePart(_message.Message):
     POSITION_BEFORE_FIELD_NUMBER: _builtins.int
     POSITION_AFTER_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """The source, the ranker or the rule."""
+    """"source:NAME" (its score and rank there are `after`), "retrieval", "ranker", or the rule."""
     before: _builtins.float
     """Score before and after the stage."""
     after: _builtins.float

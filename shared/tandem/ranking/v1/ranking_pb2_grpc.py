@@ -30,8 +30,17 @@ class RankingServiceStub:
 
     Precedence of rules, strongest first: hard filters, pins, caps, promotions, exploration and cold-start slots,
     diversity, boosts and recency, score. What cannot be satisfied is relaxed from the weakest up, and reported as a
-    degradation. In v1 the rules are seen-filter, caps, cold-start slots, diversity (MMR) and recency; the rest of
-    the order is fixed here so that later rules do not change it.
+    degradation RULE_RELAXED whose component names the rule.
+    - Hard filters are never relaxed: the request's filter, its seen policy and exclusions, and the placement's blocked
+    items, conditions and no-repeat time.
+    - A pinned item stands at its exact position, whatever the caps say; it counts for them.
+    - An item breaks a cap only in a pinned slot, or where every candidate that is left would; the last cap listed gives
+    way first.
+    - Promotions, and below them cold-start and exploration slots, take their slots with items that the caps allow. A
+    cold-start or exploration slot that finds no item is as any other: it is offered, not promised.
+    - Diversity (creator decay, category penalty, and one of MMR, DPP and calibration) orders what is left, by scores
+    that boosts, impression discounts and recency have changed.
+    A rule that reads a column the bundle does not have is left out and reported with every answer.
     """
 
     def __init__(self, channel):
@@ -72,8 +81,17 @@ class RankingServiceServicer:
 
     Precedence of rules, strongest first: hard filters, pins, caps, promotions, exploration and cold-start slots,
     diversity, boosts and recency, score. What cannot be satisfied is relaxed from the weakest up, and reported as a
-    degradation. In v1 the rules are seen-filter, caps, cold-start slots, diversity (MMR) and recency; the rest of
-    the order is fixed here so that later rules do not change it.
+    degradation RULE_RELAXED whose component names the rule.
+    - Hard filters are never relaxed: the request's filter, its seen policy and exclusions, and the placement's blocked
+    items, conditions and no-repeat time.
+    - A pinned item stands at its exact position, whatever the caps say; it counts for them.
+    - An item breaks a cap only in a pinned slot, or where every candidate that is left would; the last cap listed gives
+    way first.
+    - Promotions, and below them cold-start and exploration slots, take their slots with items that the caps allow. A
+    cold-start or exploration slot that finds no item is as any other: it is offered, not promised.
+    - Diversity (creator decay, category penalty, and one of MMR, DPP and calibration) orders what is left, by scores
+    that boosts, impression discounts and recency have changed.
+    A rule that reads a column the bundle does not have is left out and reported with every answer.
     """
 
     def Recommend(self, request, context):
@@ -158,8 +176,17 @@ class RankingService:
 
     Precedence of rules, strongest first: hard filters, pins, caps, promotions, exploration and cold-start slots,
     diversity, boosts and recency, score. What cannot be satisfied is relaxed from the weakest up, and reported as a
-    degradation. In v1 the rules are seen-filter, caps, cold-start slots, diversity (MMR) and recency; the rest of
-    the order is fixed here so that later rules do not change it.
+    degradation RULE_RELAXED whose component names the rule.
+    - Hard filters are never relaxed: the request's filter, its seen policy and exclusions, and the placement's blocked
+    items, conditions and no-repeat time.
+    - A pinned item stands at its exact position, whatever the caps say; it counts for them.
+    - An item breaks a cap only in a pinned slot, or where every candidate that is left would; the last cap listed gives
+    way first.
+    - Promotions, and below them cold-start and exploration slots, take their slots with items that the caps allow. A
+    cold-start or exploration slot that finds no item is as any other: it is offered, not promised.
+    - Diversity (creator decay, category penalty, and one of MMR, DPP and calibration) orders what is left, by scores
+    that boosts, impression discounts and recency have changed.
+    A rule that reads a column the bundle does not have is left out and reported with every answer.
     """
 
     @staticmethod

@@ -1,0 +1,72 @@
+"""A decision made again from its record, and under other rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tandem_core.budget import Budget
+from tandem_core.bundle import Bundle
+from tandem_core.decisions import Decision
+from tandem_core.degradation import DegradationKind
+from tandem_core.policy import PlacementPolicy
+from tandem_core.ranking_pipeline import RankingPipeline, Slate
+
+
+class CannotReplay(Exception):  # noqa: N818
+    """A record does not hold what a replay needs; says what is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A decision made again. identical: items, order, scores and propensities are those of the record, bit for bit."""
+
+    item_ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    propensities: tuple[float, ...]
+    identical: bool
+
+
+def replay(decision: Decision, bundle: Bundle, policy: PlacementPolicy) -> Replayed:
+    """Score the recorded candidates and apply the policy's rules again; raises CannotReplay.
+
+    What the decision had no time for is left out again. The same bundle on the same kind of machine gives the same
+    bits.
+    """
+    slate = _arranged(decision, bundle, as_it_went(policy, decision))
+    item_ids = tuple(bundle.catalog.item_ids[row] for row in slate.items.rows.tolist())
+    scores, propensities = tuple(slate.items.scores.tolist()), tuple(slate.propensities.tolist())
+    made = (item_ids, scores, propensities)
+    recorded = (decision.shown.item_ids, decision.shown.scores, decision.shown.propensities)
+    return Replayed(*made, identical=made == recorded)
+
+
+def under(decision: Decision, bundle: Bundle, policy: PlacementPolicy) -> Slate:
+    """Return what the decision would have been under another policy, of the same candidates; raises CannotReplay."""
+    return _arranged(decision, bundle, as_it_went(policy, decision), trace=True)
+
+
+def as_it_went(policy: PlacementPolicy, decision: Decision) -> PlacementPolicy:
+    """Return a policy that leaves out what the decision had no time for, whatever time there is now."""
+    skipped = {each.kind for each in decision.degradations}
+    changes: dict[str, object] = {"ranker_needs_s": 0.0, "diversity_needs_s": 0.0}
+    if DegradationKind.RANKER_SKIPPED in skipped:
+        changes["use_ranker"] = False
+    if DegradationKind.DIVERSITY_SKIPPED in skipped:
+        changes["diversity_needs_s"] = np.inf
+    return policy.model_copy(update=changes)
+
+
+def _arranged(decision: Decision, bundle: Bundle, policy: PlacementPolicy, *, trace: bool = False) -> Slate:
+    if decision.query is None or decision.retrieved is None:
+        raise CannotReplay(f"{decision.decision_id}: recorded without its candidates (see decisions_sample)")
+    if bundle.id != decision.bundle_id:
+        raise CannotReplay(f"{decision.decision_id}: made with bundle {decision.bundle_id}, not {bundle.id}")
+    rows = decision.retrieved.candidates.rows
+    if len(rows) and int(rows.max()) >= len(bundle.catalog):
+        raise CannotReplay(f"{decision.decision_id}: candidates are live items, which the bundle does not hold")
+    placement = decision.placement
+    pipeline = RankingPipeline(bundle, {placement: policy})
+    query = replace(decision.query, policy="")
+    return pipeline.arrange(query, decision.retrieved, Budget(), trace=trace)
