@@ -12,6 +12,7 @@ from tandem_cli import (
     bench_events,
     bench_live,
     bench_quality,
+    bench_ranker,
     bench_ratings,
     bench_rolling,
     bench_serve,
@@ -23,6 +24,7 @@ from tandem_cli import (
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
 app.command("live")(bench_live.live)
+app.command("ranker")(bench_ranker.ranker)
 app.command("cold")(bench_cold.cold)
 app.command("unseen")(bench_unseen.unseen)
 app.command("clusters")(bench_clusters.clusters)

@@ -64,6 +64,12 @@ def train(
         trained = run(settings, dataset, open_registry(registry), progress)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(trained.manifest.metrics.items()))
     out.print(f"bundle {trained.bundle_id} is active in {registry}\n{metrics}", highlight=False)
+    costs = trained.costs
+    out.print(
+        f"two towers: {costs['events_per_second']:,.0f} events/s, {costs['loading_share']:.1%} of the time for "
+        f"gathering batches; memory peak {costs['memory_peak_mb']:,.0f} MB",
+        highlight=False,
+    )
 
 
 def evaluate(

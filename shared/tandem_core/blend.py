@@ -51,7 +51,9 @@ class Union:
         """found: source -> its list, at least one source."""
         gathered = Gathered.of(found)
         places = gathered.places_of()
-        table = np.stack([_of_all(each, gathered.rows, places[name]) for name, each in found.items()])
+        table = np.stack(
+            [_of_all(each, gathered.known.get(name), places[name], len(gathered.rows)) for name, each in found.items()]
+        )
         return cls(gathered, dict(zip(found, _standard(table), strict=True)))
 
     def sum(self, weights: Mapping[str, float]) -> NDArray[np.float32]:
@@ -87,10 +89,10 @@ def blend(found: Mapping[str, Found], weights: BlendWeights, keep: Keep | None =
     return union.gathered.batch(scores, best_of(union.rows, scores, keep))
 
 
-def _of_all(each: Found, rows: NDArray[np.int32], slots: NDArray[np.intp]) -> NDArray[np.float32]:
-    if each.score_rows is not None:
-        return each.score_rows(rows)
-    scores = np.full(len(rows), each.scores.min() if len(each) else 0.0, np.float32)
+def _of_all(each: Found, known: NDArray[np.float32] | None, slots: NDArray[np.intp], n: int) -> NDArray[np.float32]:
+    if known is not None:
+        return known
+    scores = np.full(n, each.scores.min() if len(each) else 0.0, np.float32)
     scores[slots] = each.scores
     return scores
 

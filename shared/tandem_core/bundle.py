@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from tandem_core.index.ivf import IvfIndex
 from tandem_core.live.growing import with_room
 from tandem_core.manifest import Golden, IndexInfo, Manifest, read_manifest, verify_files
 from tandem_core.query import Regime, SourcePlan
+from tandem_core.ranker_features import unknown_features
+from tandem_core.ranker_tables import RankerTables
 from tandem_core.scorer import OnnxScorer
 from tandem_core.sources.als import Als
 from tandem_core.sources.base import Source
@@ -83,6 +85,7 @@ class Bundle:
     blends: Mapping[Regime, BlendWeights]
     scorer: OnnxScorer | None
     user_tower: UserTower | None
+    ranker_tables: RankerTables = field(default_factory=RankerTables)
 
     def warm(self) -> None:
         """Open the models and ask the golden queries; raises BundleRefused.
@@ -128,12 +131,12 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     """Load files as the manifest describes them, hashes not compared: for the trainer, whose bundle is not done."""
     schema = manifest.features
     catalog = Catalog.load(folder / "catalog.npz")
-    if ranking:
-        _check_ranker_columns(manifest.ranker_features, catalog)
     item_vectors = with_room(_vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim, in_file=True))
     content_vectors = with_room(_vectors(folder / "content_vectors.npy", len(catalog), in_file=True))
     popularity = PopularityTables.load(folder / "popularity.npz")
     popularity.check(len(catalog))
+    next_items = SparseRows.load(folder / "item_to_item.npz", len(catalog), len(catalog))
+    tables = RankerTables.of(popularity, next_items, len(catalog))
     sources: dict[str, Source] = {
         "popularity": Popularity(popularity),
         "popularity_segment": SegmentPopularity(popularity),
@@ -148,7 +151,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
         for name in ("kmeans", "mixture"):
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
-        sources |= _behaviour_sources(folder, manifest, len(catalog))
+        sources |= _behaviour_sources(folder, manifest, next_items)
         sources |= _content_sources(folder, manifest, catalog, content_vectors) | {LIVE: LiveItems()}
         if (path := folder / COLD_ITEMS).exists():  # a training run with too few items to learn from writes none
             sources["cold_items"] = ColdItems(ColdItemModel.load(path), catalog, schema.cold_item_events)
@@ -163,27 +166,35 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         sources=sources,
         plans=_plans(manifest, sources),
         blends={Regime[name.upper()]: BlendWeights(**info.model_dump()) for name, info in manifest.blends.items()},
-        scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
+        scorer=_scorer(folder, manifest, schema, catalog, tables) if ranking else None,
         user_tower=user_tower,
+        ranker_tables=tables,
     )
 
 
-def _check_ranker_columns(names: Sequence[str], catalog: Catalog) -> None:
-    """Raise BundleRefused where the ranker reads a column of items that the catalogue does not have."""
-    for name in names:
-        kind, _, column = name.partition(":")
-        if kind == "number" and column not in catalog.numbers:
-            known = ", ".join(catalog.numbers)
-            raise BundleRefused(f"the ranker reads {name!r}, and the catalogue has no such number column, only {known}")
-
-
-def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[str, Source]:
-    als_factors = _vectors(folder / "als_factors.npy", n_items)
-    next_items = SparseRows.load(folder / "item_to_item.npz", n_items, n_items)
+def _behaviour_sources(folder: Path, manifest: Manifest, next_items: SparseRows) -> dict[str, Source]:
+    als_factors = _vectors(folder / "als_factors.npy", len(next_items))
     return {
         "als": Als(open_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
         "item_to_item": ItemToItem(next_items, manifest.item_to_item.half_life),
     }
+
+
+def _scorer(
+    folder: Path, manifest: Manifest, schema: FeatureSchema, catalog: Catalog, tables: RankerTables
+) -> OnnxScorer:
+    """Open the ranker; raises BundleRefused where it was trained on a column that this bundle can not give it."""
+    sources = {entry.source for plan in manifest.plans.values() for entry in plan}
+    lacking = unknown_features(manifest.ranker_features, schema, sources, tables.levels)
+    # The schema names the columns, the catalogue has them.
+    lacking += [f"number:{name}" for name in schema.item_numbers if name not in catalog.numbers]
+    lacking += [name for name in schema.item_codes if name not in catalog.codes]
+    if lacking:
+        raise BundleRefused(
+            f"the ranker of {folder} was trained on columns that this bundle can not compute: {', '.join(lacking)}. "
+            "Train again, so that ranker and tables are of one run"
+        )
+    return OnnxScorer(folder / "ranker.onnx", manifest.ranker_features, [head.name for head in manifest.ranker_heads])
 
 
 def _content_sources(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST_NAME = "manifest.json"
 
 
@@ -109,6 +109,17 @@ class BlendInfo(_Part):
     head: int
 
 
+class RankerHead(_Part):
+    """One answer of the ranker: whether an event of these types (of at least that value) follows; value: which value
+    such an event has.
+    """
+
+    name: str
+    event_types: tuple[str, ...] = ()
+    least_value: float | None = None
+    value: bool = False
+
+
 class Golden(_Part):
     """A query whose answer is known: the loader asks it before the bundle may serve.
 
@@ -133,7 +144,8 @@ class Manifest(_Part):
     schema_digest: str
     features: FeatureSchema
     ranker_features: list[str]
-    ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
+    ranker_heads: list[RankerHead] = []
+    ranker_helps: bool  # on held-out requests its order was better beyond chance; policies may overrule it
     text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; None: of words alone
     indexes: dict[str, IndexInfo]
     als: AlsInfo

@@ -23,18 +23,22 @@ Keep = Callable[[NDArray[np.int32]], NDArray[np.intp]]
 class Gathered:
     """The union of several sources' lists. rows: int32 [n], rising. found: source -> its list.
 
-    places: int [m], where in rows each entry of all lists is, list after list.
+    places: int [m], where in rows each entry of all lists is, list after list. known: source -> float32 [n], what it
+    says of every row, of the sources that can score any row.
     """
 
     rows: NDArray[np.int32]
     found: Mapping[str, Found]
     places: NDArray[np.intp]
+    known: Mapping[str, NDArray[np.float32]]
 
     @classmethod
     def of(cls, found: Mapping[str, Found]) -> Gathered:
         """found: source -> its list, at least one source."""
         rows, places = np.unique(np.concatenate([each.rows for each in found.values()]), return_inverse=True)
-        return cls(rows.astype(np.int32, copy=False), found, places)
+        rows = rows.astype(np.int32, copy=False)
+        known = {name: each.score_rows(rows) for name, each in found.items() if each.score_rows is not None}
+        return cls(rows, found, places, known)
 
     def places_of(self) -> dict[str, NDArray[np.intp]]:
         """Return where in rows each source's list is, best first."""
@@ -42,12 +46,15 @@ class Gathered:
         return dict(zip(self.found, np.split(self.places, ends), strict=True))
 
     def batch(self, scores: NDArray[Any], index: NDArray[np.intp]) -> CandidateBatch:
-        """Return the rows at `index` with their scores, float [n], and the columns rank:<source> and score:<source>,
-        0 where a source did not find the row.
+        """Return the rows at `index` with their scores, float [n], and the columns rank:<source>, 0 where a source did
+        not find the row, and score:<source>: of rows that it did not find only where it can score any row, else 0.
         """
         n, lists = len(self.rows), self.found.values()
         # All columns of a kind in one table: two numpy calls instead of two for each source.
         ranks, told = np.zeros((len(lists), n), np.int32), np.zeros((len(lists), n), np.float32)
+        for number, name in enumerate(self.found):
+            if name in self.known:
+                told[number] = self.known[name]
         at = self.places + np.repeat(np.arange(len(lists)) * n, [len(each) for each in lists])
         ranks.ravel()[at] = np.concatenate([np.arange(1, len(each) + 1) for each in lists])
         told.ravel()[at] = np.concatenate([each.scores for each in lists])

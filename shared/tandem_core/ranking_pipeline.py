@@ -199,7 +199,9 @@ class RankingPipeline:
             with observe.stage("features"):
                 features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
             with observe.stage("ranker"):
-                return batch.with_scores(scorer.score(features)), ()
+                scored = scorer.score(features)
+            heads = {f"head:{name}": column for name, column in scored.heads.items()}
+            return batch.with_scores(scored.scores).with_columns(heads), ()
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)

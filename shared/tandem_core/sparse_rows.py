@@ -59,6 +59,21 @@ class SparseRows:
         starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
         return SparseVector(columns[starts], np.add.reduceat(weighted[by_column], starts).astype(np.float32))
 
+    def block(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float32]:
+        """Return float32 [len(rows), len(columns)]: the entries where they cross. columns: none twice."""
+        starts = self.indptr[rows]
+        counts = self.indptr[rows + 1] - starts
+        ends = np.cumsum(counts)
+        places = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+        by_column = np.argsort(columns, kind="stable")
+        found = np.minimum(np.searchsorted(columns[by_column], self.columns[places]), max(len(columns) - 1, 0))
+        block = np.zeros((len(rows), len(columns)), np.float32)
+        if len(columns):
+            slot = by_column[found]
+            hit = columns[slot] == self.columns[places]
+            block[np.repeat(np.arange(len(rows)), counts)[hit], slot[hit]] = self.values[places[hit]]
+        return block
+
     def check(self, n_rows: int) -> None:
         """Raise ValueError saying why this can not be a matrix of `n_rows` rows and C columns."""
         if len(self) != n_rows:

@@ -15,6 +15,7 @@ from tandem_trainer.cold_items import ColdItemSettings
 from tandem_trainer.fit_blend import BlendSettings
 from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.search_index import SearchSettings
 from tandem_trainer.slist import SlistSettings
 from tandem_trainer.train_towers import TowerTrainingSettings
@@ -72,14 +73,6 @@ class IndexSettings(Settings):
     m: int = Field(default=16, ge=2)
     ef_construction: int = Field(default=200, ge=10)
     min_recall: float = Field(default=0.98, gt=0, le=1)  # at 300, of each index: its breadth grows to it
-
-
-class RankerData(Settings):
-    """What the ranker learns from."""
-
-    most_requests: int = Field(default=6000, ge=10)  # fewer held out ones could not tell a 5 % gain from chance
-    candidates: int = Field(default=500, ge=10)  # of each request: as many as the service ranks, or it meets new ground
-    source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of training requests that hide source columns
 
 
 # Limit and weight as in the contract, and a quota: so many of the source's best are candidates whatever the merge says.

@@ -55,12 +55,13 @@ from tandem_trainer.popularity import fit_popularity
 from tandem_trainer.popularity_wide import rating_table, window_tables
 from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
 from tandem_trainer.progress import Progress, text
+from tandem_trainer.ranker_examples import as_entries, find_heads, ranker_examples
 from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
 from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_cold_items import fit_cold_items
-from tandem_trainer.train_ranker import ranker_examples, train_ranker
+from tandem_trainer.train_ranker import train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 INDEX_QUERIES = 500  # users whose vectors measure an index's recall
@@ -86,7 +87,12 @@ class TrainingRun:
         self._progress = progress
         self._metrics: dict[str, float] = {}
         self._ranker_history: list[dict[str, float]] = []
-        self._entries: dict[str, Any] = {"blends": {}, "ranker_helps": False}
+        self._entries: dict[str, Any] = {
+            "blends": {},
+            "ranker_features": [],
+            "ranker_heads": [],
+            "ranker_helps": False,
+        }
 
     def fit_tables(self) -> None:
         """Catalogue, schema, popularity, ages and content vectors, all counted on the training cut alone; search."""
@@ -172,6 +178,7 @@ class TrainingRun:
             self._config.seed,
             validation if len(validation) else None,
             lambda part, found: self._progress.advance(part + 1, validations, text(found)),
+            self.als.item_factors,
         )
         best = self.towers.history[self.towers.best]
         self._metrics |= {f"towers_{name}": value for name, value in best.items()}
@@ -243,7 +250,6 @@ class TrainingRun:
 
     def fit_blend(self) -> None:
         """Learn to merge what this very bundle's sources find for validation users."""
-        self._entries["ranker_features"] = feature_names(self.schema, self._ranker_sources())
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
         queries = self._validation_queries(self._config.blend.most_requests)
         blends, metrics = learn_blends(
@@ -257,29 +263,29 @@ class TrainingRun:
 
     def fit_ranker(self) -> None:
         """Train on what this very bundle's retrieval returns for validation users."""
+        config = self._config
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
-        queries = self._validation_queries(self._config.ranker_data.most_requests)
+        offline = self._validation_queries(config.ranker_data.most_requests, config.ranker_data.moments)
+        heads = find_heads(config.ranker_data, self.schema, offline, config.popularity.rating_event_types)
+        sources = [source for source in self._ranker_sources() if source in bundle.sources]
+        names = feature_names(self.schema, sources, bundle.ranker_tables.levels, config.ranker.attention)
         examples = ranker_examples(
-            RetrievalPipeline(bundle),
-            queries,
-            self._entries["ranker_features"],
-            self._config.ranker_data.candidates,
-            self._progress,
+            RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, self._progress
         )
+        started = time.process_time()
         fitted, metrics = train_ranker(
-            examples,
-            self._entries["ranker_features"],
-            self._config.ranker,
-            self._config.ranker_data.source_dropout,
-            self._config.seed,
-            self._progress,
+            examples, names, heads, config.ranker, config.ranker_data.source_dropout, config.seed, self._progress
         )
-        self._metrics |= metrics
+        self._metrics |= {**metrics, "ranker_fit_core_s": time.process_time() - started}
         self._ranker_history = fitted.history
-        self._entries["ranker_helps"] = metrics["ranker_heldout_ndcg@10"] > metrics["retrieval_heldout_ndcg@10"]
+        self._entries |= {
+            "ranker_features": names,
+            "ranker_heads": as_entries(heads),
+            "ranker_helps": metrics["ranker_gain_low"] > 0,
+        }
         path = self._staging / "ranker.onnx"
         shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
-        to_onnx(fitted.model, shapes[-1], "scores", path, {"features": {0: "candidates"}})
+        to_onnx(fitted.model, shapes[-1], "answers", path, {"features": {0: "candidates"}})
         self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], check_parity(fitted.model, path, shapes))
 
     def finish(self) -> Manifest:
@@ -312,7 +318,7 @@ class TrainingRun:
         with_quota = {source for plan in plans for source, entry in plan.items() if len(entry) > 2}
         return [source for source in self._ranker_sources() if source not in with_quota]
 
-    def _validation_queries(self, most: int) -> OfflineQueries:
+    def _validation_queries(self, most: int, moments: int = 1) -> OfflineQueries:
         return make_queries(
             history_of_validation(self._split),
             self._split.validation,
@@ -321,6 +327,7 @@ class TrainingRun:
             self.catalog,
             max_results=self._config.ranker_data.candidates,
             most_users=most,
+            moments=moments,
             seed=self._config.seed,
         )
 
@@ -355,6 +362,7 @@ class TrainingRun:
             schema_digest=self.schema.digest(),
             features=self.schema,
             ranker_features=self._entries["ranker_features"],
+            ranker_heads=self._entries["ranker_heads"],
             ranker_helps=self._entries["ranker_helps"],
             text_encoder=self._entries["text_encoder"],
             indexes=self._entries["indexes"],

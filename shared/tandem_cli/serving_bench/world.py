@@ -49,8 +49,9 @@ class World:
 
 def trained_base(cache: Path, progress: Progress) -> Path:
     """Return the folder of a small trained bundle, trained once on synthetic data (about a minute) and kept."""
-    from tandem_trainer.config import DataSettings, RankerData, TrainConfig  # noqa: PLC0415  (torch takes seconds)
+    from tandem_trainer.config import DataSettings, TrainConfig  # noqa: PLC0415  (torch takes seconds)
     from tandem_trainer.inputs import load_data  # noqa: PLC0415
+    from tandem_trainer.ranker_examples import RankerData  # noqa: PLC0415
     from tandem_trainer.train import train  # noqa: PLC0415
     from tandem_trainer.train_towers import TowerTrainingSettings  # noqa: PLC0415
 

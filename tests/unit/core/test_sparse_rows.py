@@ -30,6 +30,17 @@ def test_a_weighted_sum_is_that_of_the_dense_matrix_with_empty_and_repeated_rows
     np.testing.assert_allclose(got.at(np.arange(5)), weights @ dense[rows] if rows else np.zeros(5), atol=1e-5)
 
 
+@given(
+    st.lists(st.integers(0, 7), max_size=20), st.lists(st.integers(0, 4), max_size=5, unique=True), st.integers(0, 99)
+)
+def test_a_block_is_that_of_the_dense_matrix(rows: list[int], columns: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dense = (rng.normal(size=(8, 5)) * (rng.random((8, 5)) < 0.4)).astype(np.float32)
+    dense[3] = 0
+    got = sparse(dense).block(np.array(rows, np.int32), np.array(columns, np.int32))
+    np.testing.assert_array_equal(got, dense[np.ix_(np.array(rows, int), np.array(columns, int))])
+
+
 def test_what_was_saved_is_read_again(tmp_path: Path) -> None:
     dense = np.diag([1.0, 0, 3]).astype(np.float32)
     sparse(dense).save(tmp_path / "m.npz")

@@ -90,7 +90,9 @@ class SourceColumn(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The source's own score; 0 where it did not return the item. Not comparable between sources."""
+        """The source's own score, of items that it did not return, too, where it can score any item; else 0 for those. Not
+        comparable between sources.
+        """
 
     def __init__(
         self,
