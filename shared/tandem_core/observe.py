@@ -177,7 +177,7 @@ def shown(bundle_id: str, rows: Any) -> None:
 def searched(vector: Any, rows: Any) -> None:
     """Note what an approximate index answered, for the audit of its recall."""
     record = _RECORD.get()
-    if record is not None and record.sampled:
+    if record is not None and record.sampled and len(rows):
         record.searches.append((record.source, vector, rows))
 
 

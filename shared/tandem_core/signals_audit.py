@@ -16,7 +16,7 @@ from tandem_core.signals_side import SideGauges, WorkerFiles
 
 log = logging.getLogger(__name__)
 
-# Whose vectors each source searches; sources that are not named here search exactly.
+# Whose vectors each source searches; those that are not named here search exactly.
 _VECTORS = {
     "two_tower": "item_vectors.npy",
     "weighted_average": "item_vectors.npy",

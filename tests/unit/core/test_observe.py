@@ -6,6 +6,7 @@ import numpy as np
 
 from tandem_core import observe
 from tandem_core.degradation import Degradation, DegradationKind
+from tandem_core.index.hnsw import HnswIndex
 
 
 def test_where_nobody_listens_nothing_is_noted() -> None:
@@ -61,3 +62,13 @@ def test_a_stage_that_fails_is_timed_too() -> None:
             pass
     assert [name for name, _ in record.stages] == ["merge"]
     assert observe.current() is None
+
+
+def test_approximate_indexes_leave_their_searches_for_the_audit_of_sampled_requests_alone() -> None:
+    vectors = np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32)
+    index = HnswIndex.build(vectors, 8, 40, 40, 1)
+    for sampled, kept in ((True, 1), (False, 0)):
+        record = observe.Record("Retrieve", sampled=sampled)
+        with observe.recording(record), observe.source("two_tower"):
+            rows, _ = index.search(vectors[0], 5)
+        assert [(source, list(found)) for source, _, found in record.searches] == [("two_tower", list(rows))] * kept
