@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from tandem_core import observe
 from tandem_core.grpc_access import Access
 
 # grpc's own bound is two minutes: so long would a service that is back after an outage stay unused.
@@ -87,6 +88,20 @@ class P95:
                 self.value = float(np.percentile(self._times[: self._count], 95))
 
 
+class _Traced:
+    """A stub's method that says with each call which trace it belongs to."""
+
+    def __init__(self, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._method = method
+        self._metadata = metadata
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        return self._method(request, metadata=self._metadata, **options)
+
+    def future(self, request: Any, **options: Any) -> Any:
+        return self._method.future(request, metadata=self._metadata, **options)
+
+
 class _Race:
     """Attempts at one call, of which the first good answer counts."""
 
@@ -154,8 +169,11 @@ class ReadCaller:
 
     def call(self, method: Any, request: Any, timeout_s: float) -> Any:
         """Return what a stub's unary method answers within `timeout_s`; raises grpc.RpcError of the last attempt."""
+        if traceparent := observe.traceparent():
+            method = _Traced(method, (("traceparent", traceparent),))
         deadline = time.monotonic() + timeout_s
         self.counters.calls += 1
+        observe.count("retrieval_calls", "call")
         self._retry_budget.earn()
         self._hedge_budget.earn()
         pause_s = FIRST_PAUSE_S
@@ -176,6 +194,7 @@ class ReadCaller:
                 ):
                     raise
                 self.counters.retries += 1
+                observe.count("retrieval_calls", "retry")
                 time.sleep(pause)
                 continue
             self._p95.add(time.monotonic() - begun)
@@ -192,12 +211,14 @@ class ReadCaller:
         second = None
         if not race.over(delay_s) and self._may_hedge():
             self.counters.hedges += 1
+            observe.count("retrieval_calls", "hedge")
             second = method.future(request, timeout=max(0.001, deadline - time.monotonic()))
             race.enter(second)
         race.over(None)  # each attempt has its deadline
         response = race.result()
         if second is not None and _good(second):
             self.counters.hedges_won += 1
+            observe.count("retrieval_calls", "hedge_won")
         return response
 
     def _may_hedge(self) -> bool:

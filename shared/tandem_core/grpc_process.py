@@ -61,6 +61,7 @@ class Service:
 
     register: adds the servicers to a server and returns their full service names.
     share_port: another process of ours may listen on the port, while one of the two lets its connections go.
+    observing: goes before all other interceptors.
     admin: the port is for operators: it is on `admin_host`, and where there are tokens it asks for the scope admin.
     Raises ConfigError for TLS and token files that cannot be used. Nothing is bound before `start`.
     """
@@ -73,6 +74,7 @@ class Service:
         *,
         share_port: bool = False,
         admin: bool = False,
+        observing: grpc.ServerInterceptor | None = None,  # type: ignore[type-arg]  # generic in the stubs alone
     ) -> None:
         self._settings = settings
         self._host = settings.admin_host if admin else settings.host
@@ -80,13 +82,14 @@ class Service:
         self._stopping = threading.Event()
         self._saying = threading.Lock()
         self._health = _Health()
-        pool = WorkPool(settings.threads)
-        admission = AdmissionInterceptor(pool, settings.max_concurrent_rpcs)
+        self.pool = WorkPool(settings.threads)
+        admission = AdmissionInterceptor(self.pool, settings.max_concurrent_rpcs)
         most = settings.max_connections
         first, last = interceptors(settings, admin=admin)
+        observers = [] if observing is None else [observing]
         self._server = grpc.server(
-            pool,
-            interceptors=[*first, admission, ErrorInterceptor(), *last],
+            self.pool,
+            interceptors=[*observers, *first, admission, ErrorInterceptor(), *last],
             options=[
                 ("grpc.so_reuseport", int(share_port)),  # else a second server on the port is a mistake, and must fail
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
