@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
+import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
@@ -71,12 +72,79 @@ CASES: dict[str, Values] = {
         },
         "trainer": TRAINER["trainer"] | {"podAnnotations": {"example.com/team": "search"}},
     },
+    "envoy": REDIS | {
+        "envoy": {"enabled": True},
+        "networkPolicy": {"enabled": True},
+        "retrieval": {"resources": {"limits": {"cpu": "2500m", "memory": "2Gi"}}},
+        "ingress": {"enabled": True, "host": "shop.example.com", "tlsSecretName": "shop-certificate"},
+        "grpcRoute": {"enabled": True, "gateway": {"name": "outside"}, "hostnames": ["shop.example.com"]},
+    },
+    "locked": REDIS | {
+        "store": REDIS["store"] | {
+            "passwordSecret": {"name": "valkey"}, "suppressionKeySecret": {"name": "forgotten"},
+        },
+        "bundles": {"s3": {"url": "s3://models/shop", "endpoint": "http://minio:9000", "existingSecret": "s3"}},
+        "tls": {"enabled": True, "secretName": "tandem-tls", "clientAuth": True, "serverName": "tandem.internal"},
+        "tokens": {"existingSecret": "tandem-tokens"},
+        "metrics": {"enabled": True, "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        "tracing": {"otlpEndpoint": "http://collector:4318/v1/traces"},
+        "networkPolicy": {
+            "enabled": True,
+            "callers": [{"namespaceSelector": {"matchLabels": {"team": "web"}}}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [6379, 9000]}],
+        },
+        "ranking": {"replicas": 2, "decisions": {"enabled": True}},
+        "retrieval": {"replicas": 2},
+    } | TRAINER,
     "own account and claims": {
         "serviceAccount": {"create": False, "name": "mine"},
         "bundles": {"existingClaim": "registry"},
         "store": {"sqlite": {"existingClaim": "events"}},
     },
 }  # fmt: skip
+
+
+def closed(required: str, optional: str = "", **properties: Any) -> dict[str, Any]:
+    """A JSON schema of an object that takes these keys alone; those without a schema of their own take any value."""
+    keys = {name: properties.get(name, {}) for name in (required + " " + optional).split()}
+    return {"type": "object", "properties": keys, "required": required.split(), "additionalProperties": False}
+
+
+def manifest_schema(spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = closed("name namespace labels", "annotations", name={"type": "string", "maxLength": 63})
+    return closed("apiVersion kind metadata spec", metadata=metadata, spec=spec)
+
+
+def listed(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": of}
+
+
+TEXT, PORT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1, "maximum": 65535}
+# What the chart uses of two APIs that are not Kubernetes' own, after their published references.
+OTHERS = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): manifest_schema(
+        closed(
+            "selector endpoints",
+            selector=closed("matchLabels", matchLabels={"type": "object", "additionalProperties": TEXT}),
+            endpoints=listed(closed("port", "path interval scheme", port=TEXT, path=TEXT, interval=TEXT)),
+        )
+    ),
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"): manifest_schema(
+        closed(
+            "parentRefs rules",
+            "hostnames",
+            parentRefs=listed(closed("name", "namespace sectionName", name=TEXT, namespace=TEXT, sectionName=TEXT)),
+            hostnames=listed(TEXT),
+            rules=listed(
+                closed(
+                    "matches backendRefs",
+                    matches=listed(closed("method", method=closed("service", "method type", service=TEXT))),
+                    backendRefs=listed(closed("name port", "weight", name=TEXT, port=PORT)),
+                )
+            ),
+        )
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +209,16 @@ def service_toml(manifests: list[Manifest], service: str) -> dict[str, Any]:
     return tomllib.loads(one(manifests, "ConfigMap", PROCESSES[service])["data"][f"{service}.toml"])
 
 
+def backends(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Services and ports that an Ingress or a GRPCRoute leads to."""
+    for rule in manifest["spec"]["rules"]:
+        for path in rule.get("http", {}).get("paths", []):
+            service = path["backend"]["service"]
+            yield service["name"], service["port"]["number"]
+        for reference in rule.get("backendRefs", []):
+            yield reference["name"], reference["port"]
+
+
 def merged(*parts: Values) -> Values:
     """A deep union; later parts win."""
     result: Values = {}
@@ -176,6 +254,9 @@ def test_every_manifest_is_valid_for_the_oldest_and_newest_kubernetes(
 ) -> None:
     manifests = render(chart, CASES[case])
     for manifest in manifests:
+        if schema := OTHERS.get((manifest["apiVersion"], manifest["kind"])):
+            jsonschema.validate(manifest, schema)
+            continue
         # Raises for an unknown field, and for an API it has no schema of (its command line only warns of that).
         assert kubernetes_validate.validate(manifest, version, strict=True) == version
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
@@ -220,6 +301,10 @@ def test_what_manifests_refer_to_exists(chart: helm_python.Chart, case: str) -> 
     manifests = render(chart, CASES[case])
     own = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     given = {values["bundles"]["existingClaim"], values["store"]["sqlite"]["existingClaim"], "tables"}
+    for named in (*of_kind(manifests, "Ingress"), *of_kind(manifests, "GRPCRoute")):
+        for name, port in backends(named):
+            (service,) = (m for m in of_kind(manifests, "Service") if m["metadata"]["name"] == name)
+            assert port in {entry["port"] for entry in service["spec"]["ports"]}
     for workload in workloads(manifests):
         spec = pod_template(workload)["spec"]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -326,7 +411,8 @@ def test_every_file_named_on_a_command_line_or_in_a_config_is_mounted(chart: hel
         files = {f"/etc/tandem/{file}" for file in one(manifests, "ConfigMap", name)["data"]}
         for container in containers(workload).values():
             args = container["args"]
-            assert args[args.index("--config") + 1] in files
+            option, folder = ("--config-path", "/etc/envoy/") if name == "envoy" else ("--config", "/etc/tandem/")
+            assert args[args.index(option) + 1].replace(folder, "/etc/tandem/") in files
         if name == "ranking":
             assert service_toml(manifests, name)["policy_file"] in files
 
