@@ -21,6 +21,8 @@ from tandem_core.registry import Registry
 from tandem_trainer.config import DataSettings, TrainConfig
 from tandem_trainer.inputs import load_data
 from tandem_trainer.progress import Progress
+from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.train import Trained, train
 from tandem_trainer.train_towers import TowerTrainingSettings
 
@@ -28,6 +30,8 @@ SMALL = TrainConfig(
     threads=1,
     data=DataSettings(adapter="synthetic", synthetic_users=400, synthetic_items=300),
     towers=TowerTrainingSettings(most_examples=8000, validations=2),
+    ranker=RankerSettings(folds=2, epochs=2),
+    ranker_data=RankerData(most_requests=200),
 )
 
 

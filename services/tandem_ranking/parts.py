@@ -12,12 +12,14 @@ from tandem_core.decision_log import DecisionLog, write_policies
 from tandem_core.experiment_file import load_experiments
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.grpc_service import ServiceParts
+from tandem_core.live.serving import LiveServing
 from tandem_core.policy import PlacementPolicy, load_policies
 from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.registry import Registry
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.settings import ConfigError
 from tandem_core.stores.open import open_store
+from tandem_core.stores.open_live import open_live_store
 from tandem_ranking.config import RankingSettings
 from tandem_ranking.decision_notes import DecisionNotes
 from tandem_ranking.servicer import RankingServicer
@@ -25,7 +27,7 @@ from tandem_ranking.servicer import RankingServicer
 
 def parts(settings: RankingSettings) -> ServiceParts:
     """Return how to load and serve; raises ConfigError for a wrong policy or store."""
-    registry = Registry(settings.registry)
+    registry = Registry(settings.local_registry())
     experiments = load_experiments(settings.policy_file, load_policies(settings.policy_file))
     open_store(settings.store).close()  # a wrong one must end the start, not each worker
 
@@ -36,8 +38,15 @@ def parts(settings: RankingSettings) -> ServiceParts:
     def register(bundles: ServingBundles[RankingPipeline], server: grpc.Server) -> Sequence[str]:
         target, timeout_s = settings.retrieval_target, settings.retrieval_timeout_ms / 1000
         retrieval = RetrievalClient(target, timeout_s, hedging=settings.retrieval_hedging)
+        live = LiveServing(
+            bundles,
+            open_live_store(settings.store),
+            lambda bundle: RankingPipeline(bundle, experiments.policies),
+            lambda pipeline: pipeline.bundle,
+        )
+        _ = live.held  # all live items are taken in before the first request
         decisions = _decisions(settings, experiments.policies)  # here: it has a thread, and we are past the fork
-        servicer = RankingServicer(bundles, open_store(settings.store), retrieval, experiments, decisions)
+        servicer = RankingServicer(live, open_store(settings.store), retrieval, experiments, decisions)
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
         return [ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name]
 

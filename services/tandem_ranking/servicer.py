@@ -25,9 +25,10 @@ from tandem_core.interleaving import once, shown
 from tandem_core.query import Query, decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
 from tandem_core.retrieval_pipeline import Retrieved
-from tandem_core.serving_bundles import ServingBundles
+from tandem_core.serving_bundles import HoldsBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
+from tandem_ranking.answering import Answering
 from tandem_ranking.decision_notes import DecisionNotes
 
 
@@ -36,7 +37,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
 
     def __init__(
         self,
-        bundles: ServingBundles[RankingPipeline],
+        bundles: HoldsBundles[RankingPipeline],
         store: UserStore,
         retrieval: RetrievalClient,
         experiments: Experiments,
@@ -102,10 +103,14 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         held = self._bundles.held
         current = held.choose()
         query, _ = with_stored(query, self._store)
-        retrieve = self._way_to_retrieval(request.request, {i: pipeline.bundle for i, pipeline in held.loaded})
+        answering = Answering(self._bundles, held)
+        retrieve = self._way_to_retrieval(request.request, answering)
         retrieved = current.candidates(query, budget, retrieve)
-        pipeline = held.choose([retrieved.bundle_id])
-        if (row := pipeline.bundle.catalog.row_of.get(request.item_id)) is None:
+        pipeline = answering.pipeline(retrieved.bundle_id)
+        catalog = pipeline.bundle.catalog
+        if (row := catalog.row_of.get(request.item_id)) is None:
+            if catalog.find([request.item_id])[0] >= 0:  # kept for the histories that it is in
+                return ranking_pb2.ExplainItemResponse(lost_at="deleted", bundle_id=pipeline.bundle.id)
             raise NotFound(f"no item {request.item_id!r} in the catalogue of bundle {pipeline.bundle.id}")
         slate = pipeline.arrange(query, retrieved, budget, trace=True)
         found = explain(pipeline, query, retrieved, slate, row, retrieve)
@@ -137,8 +142,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             current.check(assigned.query)
             return _response(request, assigned.query, current.bundle, dummy_slate(current.bundle, assigned.query))
         query, missing = with_stored(assigned.query, self._store)
-        bundles = {bundle_id: pipeline.bundle for bundle_id, pipeline in held.loaded}
-        way = self._way_to_retrieval(request, bundles)
+        answering = Answering(self._bundles, held)
+        way = self._way_to_retrieval(request, answering)
         retrieve = once(way) if assigned.teams else way
 
         made: list[tuple[Query, Retrieved]] = []  # one for each list that is shown, two where lists are mixed
@@ -146,11 +151,10 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         def recommend(query: Query) -> Slate:
             retrieved = current.candidates(query, budget, retrieve)
             made.append((query, retrieved))
-            pipeline = held.choose([retrieved.bundle_id])
-            return pipeline.arrange(query, retrieved, budget, trace=request.explain)
+            return answering.pipeline(retrieved.bundle_id).arrange(query, retrieved, budget, trace=request.explain)
 
         slate = shown(query, assigned.teams, recommend)
-        bundle = held.choose([slate.bundle_id]).bundle
+        bundle = answering.pipeline(slate.bundle_id).bundle
         response = _response(request, query, bundle, slate, missing)
         if self._decisions is not None:
             declared = replace(slate, degradations=(*missing, *slate.degradations))

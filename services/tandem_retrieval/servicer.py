@@ -16,7 +16,7 @@ from tandem_core.grpc_parse_vectors import parse_embeddings, parse_similar_items
 from tandem_core.grpc_render import embeddings, retrieve_response, serving_state, similar_items_response
 from tandem_core.query import Query
 from tandem_core.retrieval_pipeline import RetrievalPipeline, check_query
-from tandem_core.serving_bundles import ServingBundles
+from tandem_core.serving_bundles import HoldsBundles
 from tandem_core.similar_items import similar_items
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_all_stored, with_stored
@@ -26,7 +26,7 @@ from tandem_core.vectors import item_vectors, user_vectors
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     """Answers from the bundles it is given; raises `tandem_core.errors`, which the interceptor translates."""
 
-    def __init__(self, bundles: ServingBundles[RetrievalPipeline], store: UserStore) -> None:
+    def __init__(self, bundles: HoldsBundles[RetrievalPipeline], store: UserStore) -> None:
         self._bundles = bundles
         self._store = store
         self._started_ms = time.time_ns() // 1_000_000

@@ -10,9 +10,12 @@ from tandem_cli import (
     bench_diversity,
     bench_encoders,
     bench_events,
+    bench_live,
     bench_quality,
+    bench_ranker,
     bench_ratings,
     bench_rolling,
+    bench_serve,
     bench_tradeoff,
     bench_tutorial,
     bench_unseen,
@@ -20,6 +23,8 @@ from tandem_cli import (
 
 app = typer.Typer(no_args_is_help=True)
 app.command("quality")(bench_quality.quality)
+app.command("live")(bench_live.live)
+app.command("ranker")(bench_ranker.ranker)
 app.command("cold")(bench_cold.cold)
 app.command("unseen")(bench_unseen.unseen)
 app.command("clusters")(bench_clusters.clusters)
@@ -30,3 +35,4 @@ app.command("encoders")(bench_encoders.encoders)
 app.command("events")(bench_events.events)
 app.command("diversity")(bench_diversity.diversity)
 app.command("ratings")(bench_ratings.ratings)
+app.command("serve")(bench_serve.serve)

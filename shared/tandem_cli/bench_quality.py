@@ -124,12 +124,15 @@ def _statement(report: Report) -> Iterator[str]:
 
 def _below(report: Report) -> Iterator[str]:
     """What the table has no column for: paired differences, speed of training, memory."""
-    from tandem_trainer.quality.report import memory_peak_mb
+    from tandem_trainer.memory import memory_peak_mb
 
     yield from _differences(report)
     for row in report.rows:
         if "events_per_second" in row.notes:
-            yield f"{row.name}: trained on {row.notes['events_per_second']:,.0f} events/s"
+            yield (
+                f"{row.name}: trained on {row.notes['events_per_second']:,.0f} events/s, "
+                f"{row.notes['loading_share']:.1%} of the time for gathering batches"
+            )
     yield f"memory peak {memory_peak_mb():,.0f} MB"
 
 

@@ -25,7 +25,7 @@ def show(report: StudyReport, json_file: Path | None) -> None:
     """Print facts, tables and notes; write them as JSON where a file is given."""
     out.print(", ".join(f"{name} {_text(cell)}" for name, cell in report.facts.items()), highlight=False)
     for table in report.tables:
-        out.print(_drawn(table))
+        out.print(drawn(table))
     for note in report.notes:
         out.print(f"- {escape(note)}", highlight=False)
     if json_file is not None:
@@ -34,13 +34,13 @@ def show(report: StudyReport, json_file: Path | None) -> None:
         out.print(f"all figures: {json_file}")
 
 
-def _drawn(table: StudyTable) -> Table:
-    drawn = Table(title=escape(table.title), title_justify="left")
+def drawn(table: StudyTable) -> Table:
+    drawn_ = Table(title=escape(table.title), title_justify="left")
     for i, name in enumerate(table.columns):
-        drawn.add_column(name, justify="left" if i == 0 else "right")
+        drawn_.add_column(name, justify="left" if i == 0 else "right")
     for row in table.rows:
-        drawn.add_row(*(escape(_text(cell)) for cell in row))
-    return drawn
+        drawn_.add_row(*(escape(_text(cell)) for cell in row))
+    return drawn_
 
 
 def _text(cell: Cell) -> str:

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from tandem_cli.console import out, user_errors
 from tandem_core.errors import BundleRefused, NotFound
-from tandem_core.registry import Registry
+from tandem_core.registry_s3 import open_registry
 
 app = typer.Typer(no_args_is_help=True)
-RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles.")]
+RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles, or s3://bucket/prefix.")]
 TargetOption = Annotated[
     str, typer.Option("--target", help="Admin address of a service, to ask it instead of the folder.")
 ]
@@ -27,7 +27,7 @@ def list_bundles(registry: RegistryOption = Path("bundles"), target: TargetOptio
     if target:
         _list_at(target)
         return
-    found = Registry(registry)
+    found = open_registry(registry)
     table = Table("", "bundle", "created (UTC)", "data", "items", "trained on the cut of")
     with user_errors(BundleRefused):
         current = found.current()
@@ -49,7 +49,7 @@ def activate(bundle_id: str, registry: RegistryOption = Path("bundles"), target:
         out.print(f"current is {bundle_id}, before it was {answer.previous_bundle_id or 'none'}")
         return
     with user_errors(BundleRefused, NotFound):
-        current = Registry(registry).activate(bundle_id)
+        current = open_registry(registry).activate(bundle_id)
     out.print(f"current is {current.bundle_id}, before it was {current.previous or 'none'}")
 
 
@@ -61,7 +61,7 @@ def rollback(registry: RegistryOption = Path("bundles"), target: TargetOption = 
         out.print(f"current is {answer.bundle_id}")
         return
     with user_errors(BundleRefused, NotFound):
-        current = Registry(registry).rollback()
+        current = open_registry(registry).rollback()
     out.print(f"current is {current.bundle_id}, before it was {current.previous}")
 
 

@@ -22,11 +22,16 @@ Bundles = Annotated[Path, typer.Option(help="Folder of bundles: those that the d
 
 def replay(records: Records, registry: Bundles = Path("bundles")) -> None:
     """Make recorded decisions again and compare bit for bit; ends with code 1 where one comes out otherwise."""
+    from tandem_core.replay import CannotReplay  # noqa: PLC0415
     from tandem_core.replay import replay as make_again  # noqa: PLC0415
 
     again = same = 0
     for decision, bundle, policy in _whole(records, registry):
-        made = make_again(decision, bundle, policy)
+        try:
+            made = make_again(decision, bundle, policy)
+        except CannotReplay as error:
+            out.print(f"left out: {error}")
+            continue
         again += 1
         same += made.identical
         if not made.identical:
@@ -52,7 +57,7 @@ def preview_rules(
 ) -> None:
     """Show what recorded requests would have been answered with under other rules: what comes, what goes."""
     from tandem_core.policy import load_policies  # noqa: PLC0415
-    from tandem_core.replay import under  # noqa: PLC0415
+    from tandem_core.replay import CannotReplay, under  # noqa: PLC0415
     from tandem_core.settings import ConfigError  # noqa: PLC0415
 
     with user_errors(ConfigError):
@@ -66,7 +71,11 @@ def preview_rules(
         if decision.placement not in policies:
             left_out[decision.placement] += 1
             continue
-        slate = under(decision, bundle, policies[decision.placement])
+        try:
+            slate = under(decision, bundle, policies[decision.placement])
+        except CannotReplay as error:
+            out.print(f"left out: {error}")
+            continue
         before = decision.shown.item_ids
         after = tuple(bundle.catalog.item_ids[row] for row in slate.items.rows.tolist())
         seen += 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data; its kind is recognised. None: synthetic.")
 ]
-RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles.")]
+RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles, or s3://bucket/prefix.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file; see deploy/config/train.toml.")]
 StoreOption = Annotated[str, typer.Option("--store", envvar="TANDEM_STORE", help="sqlite:///PATH or redis://HOST/DB")]
 ForgottenOption = Annotated[
@@ -54,16 +54,22 @@ def train(
 ) -> None:
     """Fit all models on the training cut and publish them as one bundle."""
     from tandem_cli.progress import ConsoleProgress
-    from tandem_core.registry import Registry
+    from tandem_core.registry_s3 import open_registry
     from tandem_trainer.train import train as run
 
     settings, dataset = _load(config, data, store)
     for line in dataset.report.lines():
         out.print(line, highlight=False)
     with user_errors(ValueError), ConsoleProgress() as progress:
-        trained = run(settings, dataset, Registry(registry), progress)
+        trained = run(settings, dataset, open_registry(registry), progress)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(trained.manifest.metrics.items()))
     out.print(f"bundle {trained.bundle_id} is active in {registry}\n{metrics}", highlight=False)
+    costs = trained.costs
+    out.print(
+        f"two towers: {costs['events_per_second']:,.0f} events/s, {costs['loading_share']:.1%} of the time for "
+        f"gathering batches; memory peak {costs['memory_peak_mb']:,.0f} MB",
+        highlight=False,
+    )
 
 
 def evaluate(
@@ -105,17 +111,17 @@ def bundle_and_its_data(
     """
     from tandem_core.bundle import load_bundle
     from tandem_core.errors import NotFound
-    from tandem_core.registry import Registry
+    from tandem_core.registry_s3 import open_registry
     from tandem_core.stores.open import open_store
     from tandem_trainer.config import TrainConfig
     from tandem_trainer.evaluate import check_fits
     from tandem_trainer.inputs import load_data, split_data
 
-    found = Registry(registry)
+    found = open_registry(registry)
     current = found.current() if bundle_id is None else None
     if current is None and bundle_id is None:
         raise NotFound(f"{registry} has no current bundle: run tandem train first")
-    bundle = load_bundle(found.path_of(bundle_id or (current.bundle_id if current else "")))
+    bundle = load_bundle(found.fetch(bundle_id or (current.bundle_id if current else "")))
     # The bundle knows how its data was read and cut; a configuration given here overrides that.
     settings = TrainConfig.model_validate(bundle.manifest.config) if config is None else _config(config)
     dataset = load_data(settings, data, store=open_store(store) if store else None)
@@ -153,6 +159,27 @@ def import_users(
     with user_errors(ValueError, StoreUnavailable):
         count = store_users(open_store(store), dataset.users)
     out.print(f"{count} users in {without_password(store)}")
+
+
+def export_items(
+    store: StoreOption,
+    path: Annotated[Path, typer.Option("--out", help="Parquet: the items table of the next training.")],
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write the items of a data set with every change that came while serving: added, replaced and deleted ones."""
+    from tandem_core.stores.base import StoreUnavailable
+    from tandem_core.stores.open_live import open_live_store
+    from tandem_trainer.live_items import with_live_items
+
+    _, dataset = _load(config, data)
+    with user_errors(ValueError, StoreUnavailable):
+        live = open_live_store(store)
+        items, deleted = list(live.items()), live.deleted_ids()
+        table = with_live_items(dataset.items, dataset.schema, items, deleted)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path, index=False)
+    out.print(f"{len(table)} items in {path}: {len(items)} added or changed and {len(deleted)} deleted since training")
 
 
 def _config(path: Path | None) -> TrainConfig:

@@ -36,7 +36,7 @@ def children(
             "port": ranking_port,
             "registry": registry,
             "store": store,
-            "retrieval_target": f"ipv4:127.0.0.1:{retrieval_port}",
+            "retrieval_target": _addresses(tables.get("retrieval", {}), retrieval_port),
         },
         "writer": {"port": writer_port, "registry": registry, "store": store},
     }
@@ -53,6 +53,12 @@ def children(
         )
         for name, module in SERVICES.items()
     ]
+
+
+def _addresses(retrieval: Mapping[str, Any], port: int) -> str:
+    """Return the target that names every worker of retrieval."""
+    ports = retrieval.get("ports") or [port + k for k in range(retrieval.get("workers", 1))]
+    return "ipv4:" + ",".join(f"127.0.0.1:{each}" for each in ports)
 
 
 def _environment(service: str, settings: Mapping[str, object]) -> dict[str, str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.candidates import CandidateBatch, order
-from tandem_core.merge import gather
+from tandem_core.merge import Gathered, Keep, best_of
 from tandem_core.sources.base import Found
 
 _GAP = 1e-3
@@ -35,21 +34,27 @@ class BlendWeights:
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """All that the sources found. rows: int32 [n], rising. scores: source -> float32 [n] of how many standard
-    deviations it puts each candidate above its mean over them; a source that is not asked about others than its own
-    gives those its lowest. columns: as a `CandidateBatch` keeps them.
+    """All that the sources found. scores: source -> float32 [n] of how many standard deviations it puts each candidate
+    above its mean over them; a source that is not asked about others than its own gives those its lowest.
     """
 
-    rows: NDArray[np.int32]
+    gathered: Gathered
     scores: Mapping[str, NDArray[np.float32]]
-    columns: Mapping[str, NDArray[Any]]
+
+    @property
+    def rows(self) -> NDArray[np.int32]:
+        """int32 [n], rising."""
+        return self.gathered.rows
 
     @classmethod
     def of(cls, found: Mapping[str, Found]) -> Union:
         """found: source -> its list, at least one source."""
-        rows, places, columns = gather(found)
-        scores = {name: _standard(_of_all(each, rows, places[name])) for name, each in found.items()}
-        return cls(rows, scores, columns)
+        gathered = Gathered.of(found)
+        places = gathered.places_of()
+        table = np.stack(
+            [_of_all(each, gathered.known.get(name), places[name], len(gathered.rows)) for name, each in found.items()]
+        )
+        return cls(gathered, dict(zip(found, _standard(table), strict=True)))
 
     def sum(self, weights: Mapping[str, float]) -> NDArray[np.float32]:
         """Return float32 [n], the weighted sum over the sources that have a weight and answered."""
@@ -60,11 +65,12 @@ class Union:
         return total
 
 
-def blend(found: Mapping[str, Found], weights: BlendWeights) -> CandidateBatch:
+def blend(found: Mapping[str, Found], weights: BlendWeights, keep: Keep | None = None) -> CandidateBatch:
     """Merge by weighted sums of standardised scores (z-score fusion; Montague and Aslam, CIKM 2001).
 
-    Returns the union, best first, ties to the smaller row, with columns rank:<source> and score:<source>: the first
-    `weights.head` are the best by `top`, then come the others by `pool`; scores fall all the way.
+    keep: chooses among the union; None keeps all. Returns it best first, ties to the smaller row, with columns
+    rank:<source> and score:<source>: the first `weights.head` are the best by `top`, then come the others by `pool`;
+    scores fall all the way.
     """
     if not any(len(each) for each in found.values()):
         return CandidateBatch(
@@ -79,20 +85,21 @@ def blend(found: Mapping[str, Found], weights: BlendWeights) -> CandidateBatch:
     # The head keeps its own distances, moved above the others.
     scores[head] = top[head] - top[head].min(initial=np.inf) + (others.max() + _GAP if len(others) else 0.0)
     # Above 0, so that what is filled up below can have falling scores, too.
-    return CandidateBatch(union.rows, scores - scores.min() + _GAP, union.columns).best_first()
+    scores = scores - scores.min() + _GAP
+    return union.gathered.batch(scores, best_of(union.rows, scores, keep))
 
 
-def _of_all(each: Found, rows: NDArray[np.int32], slots: NDArray[np.intp]) -> NDArray[np.float32]:
-    if each.score_rows is not None:
-        return each.score_rows(rows)
-    scores = np.full(len(rows), each.scores.min() if len(each) else 0.0, np.float32)
+def _of_all(each: Found, known: NDArray[np.float32] | None, slots: NDArray[np.intp], n: int) -> NDArray[np.float32]:
+    if known is not None:
+        return known
+    scores = np.full(n, each.scores.min() if len(each) else 0.0, np.float32)
     scores[slots] = each.scores
     return scores
 
 
 def _standard(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the scores with mean 0 and deviation 1; all 0 where they do not differ."""
-    spread = float(scores.std())
-    if not spread > _FLATTEST * max(1.0, float(np.abs(scores).max())):
-        return np.zeros_like(scores)
-    return np.asarray((scores - scores.mean()) / spread, np.float32)
+    """Return each row, float32 [n], with mean 0 and deviation 1; all 0 where its numbers do not differ."""
+    apart = scores - scores.mean(axis=1, keepdims=True)
+    spread = np.sqrt(np.square(apart).mean(axis=1, keepdims=True))
+    says = spread > _FLATTEST * np.maximum(1.0, np.abs(scores).max(axis=1, keepdims=True))
+    return np.where(says, apart / np.where(says, spread, 1), np.float32(0))

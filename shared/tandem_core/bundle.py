@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,12 @@ from tandem_core.features import FeatureSchema, History, User, encode_context
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
+from tandem_core.index.ivf import IvfIndex
+from tandem_core.live.growing import with_room
 from tandem_core.manifest import Golden, IndexInfo, Manifest, read_manifest, verify_files
 from tandem_core.query import Regime, SourcePlan
+from tandem_core.ranker_features import unknown_features
+from tandem_core.ranker_tables import RankerTables
 from tandem_core.scorer import OnnxScorer
 from tandem_core.sources.als import Als
 from tandem_core.sources.base import Source
@@ -29,6 +33,7 @@ from tandem_core.sources.cold_items_model import ColdItemModel
 from tandem_core.sources.content_neighbours import ColdContentNeighbours, ContentNeighbours
 from tandem_core.sources.fresh import Fresh
 from tandem_core.sources.item_to_item import ItemToItem
+from tandem_core.sources.live import LIVE, LiveItems
 from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
 from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_core.sources.search import Search
@@ -56,6 +61,7 @@ FILES = frozenset(
     }
 )
 COLD_ITEMS = "cold_items.npz"
+INDEX_FILES = {"ivf": ".ivf.npz", "hnsw": ".hnsw"}  # exact search needs no file
 GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
 
 
@@ -79,6 +85,7 @@ class Bundle:
     blends: Mapping[Regime, BlendWeights]
     scorer: OnnxScorer | None
     user_tower: UserTower | None
+    ranker_tables: RankerTables = field(default_factory=RankerTables)
 
     def warm(self) -> None:
         """Open the models and ask the golden queries; raises BundleRefused.
@@ -99,7 +106,7 @@ def load_bundle(folder: Path, *, retrieval: bool = True, ranking: bool = True, w
     warm: open and check the models too; without it `Bundle.warm` must be called before the bundle serves.
     """
     manifest = read_manifest(folder)
-    indexes = {f"{name}.hnsw" for name, info in manifest.indexes.items() if info.kind == "hnsw"}
+    indexes = {name + INDEX_FILES[info.kind] for name, info in manifest.indexes.items() if info.kind in INDEX_FILES}
     if unlisted := (FILES | indexes) - set(manifest.files):
         raise BundleRefused(f"the manifest of {folder} does not list {sorted(unlisted)}: nothing vouches for them")
     verify_files(folder, manifest)
@@ -124,12 +131,12 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     """Load files as the manifest describes them, hashes not compared: for the trainer, whose bundle is not done."""
     schema = manifest.features
     catalog = Catalog.load(folder / "catalog.npz")
-    if ranking:
-        _check_ranker_columns(manifest.ranker_features, catalog)
-    item_vectors = _vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim)
-    content_vectors = _vectors(folder / "content_vectors.npy", len(catalog))
+    item_vectors = with_room(_vectors(folder / "item_vectors.npy", len(catalog), schema.vector_dim, in_file=True))
+    content_vectors = with_room(_vectors(folder / "content_vectors.npy", len(catalog), in_file=True))
     popularity = PopularityTables.load(folder / "popularity.npz")
     popularity.check(len(catalog))
+    next_items = SparseRows.load(folder / "item_to_item.npz", len(catalog), len(catalog))
+    tables = RankerTables.of(popularity, next_items, len(catalog))
     sources: dict[str, Source] = {
         "popularity": Popularity(popularity),
         "popularity_segment": SegmentPopularity(popularity),
@@ -140,12 +147,12 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     user_tower = None
     if retrieval:
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
-        index = _index(folder, "two_tower", manifest, item_vectors)
+        index = open_index(folder, "two_tower", manifest, item_vectors)
         sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
         for name in ("kmeans", "mixture"):
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
-        sources |= _behaviour_sources(folder, manifest, len(catalog))
-        sources |= _content_sources(folder, manifest, catalog, content_vectors)
+        sources |= _behaviour_sources(folder, manifest, next_items)
+        sources |= _content_sources(folder, manifest, catalog, content_vectors) | {LIVE: LiveItems()}
         if (path := folder / COLD_ITEMS).exists():  # a training run with too few items to learn from writes none
             sources["cold_items"] = ColdItems(ColdItemModel.load(path), catalog, schema.cold_item_events)
     return Bundle(
@@ -159,27 +166,35 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         sources=sources,
         plans=_plans(manifest, sources),
         blends={Regime[name.upper()]: BlendWeights(**info.model_dump()) for name, info in manifest.blends.items()},
-        scorer=OnnxScorer(folder / "ranker.onnx", manifest.ranker_features) if ranking else None,
+        scorer=_scorer(folder, manifest, schema, catalog, tables) if ranking else None,
         user_tower=user_tower,
+        ranker_tables=tables,
     )
 
 
-def _check_ranker_columns(names: Sequence[str], catalog: Catalog) -> None:
-    """Raise BundleRefused where the ranker reads a column of items that the catalogue does not have."""
-    for name in names:
-        kind, _, column = name.partition(":")
-        if kind == "number" and column not in catalog.numbers:
-            known = ", ".join(catalog.numbers)
-            raise BundleRefused(f"the ranker reads {name!r}, and the catalogue has no such number column, only {known}")
-
-
-def _behaviour_sources(folder: Path, manifest: Manifest, n_items: int) -> dict[str, Source]:
-    als_factors = _vectors(folder / "als_factors.npy", n_items)
-    next_items = SparseRows.load(folder / "item_to_item.npz", n_items, n_items)
+def _behaviour_sources(folder: Path, manifest: Manifest, next_items: SparseRows) -> dict[str, Source]:
+    als_factors = _vectors(folder / "als_factors.npy", len(next_items))
     return {
-        "als": Als(_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
+        "als": Als(open_index(folder, "als", manifest, als_factors), **manifest.als.model_dump()),
         "item_to_item": ItemToItem(next_items, manifest.item_to_item.half_life),
     }
+
+
+def _scorer(
+    folder: Path, manifest: Manifest, schema: FeatureSchema, catalog: Catalog, tables: RankerTables
+) -> OnnxScorer:
+    """Open the ranker; raises BundleRefused where it was trained on a column that this bundle can not give it."""
+    sources = {entry.source for plan in manifest.plans.values() for entry in plan}
+    lacking = unknown_features(manifest.ranker_features, schema, sources, tables.levels)
+    # The schema names the columns, the catalogue has them.
+    lacking += [f"number:{name}" for name in schema.item_numbers if name not in catalog.numbers]
+    lacking += [name for name in schema.item_codes if name not in catalog.codes]
+    if lacking:
+        raise BundleRefused(
+            f"the ranker of {folder} was trained on columns that this bundle can not compute: {', '.join(lacking)}. "
+            "Train again, so that ranker and tables are of one run"
+        )
+    return OnnxScorer(folder / "ranker.onnx", manifest.ranker_features, [head.name for head in manifest.ranker_heads])
 
 
 def _content_sources(
@@ -188,7 +203,7 @@ def _content_sources(
     cold = np.flatnonzero(catalog.event_counts < manifest.features.cold_item_events).astype(np.int32)
     half_life = manifest.content_neighbours.half_life
     return {
-        "content_neighbours": ContentNeighbours(_index(folder, "content", manifest, content), half_life),
+        "content_neighbours": ContentNeighbours(open_index(folder, "content", manifest, content), half_life),
         "content_cold": ColdContentNeighbours(content, cold, half_life),
         "fresh": Fresh(_born(folder / "born_ms.npy", len(catalog)), manifest.fresh.max_age_days),
         "search": Search.load(folder / "search.npz", len(catalog)),
@@ -209,8 +224,9 @@ def _popularity_level(catalog: Catalog) -> NDArray[np.float32]:
     return (level / max(float(level.max(initial=0)), 1e-9)).astype(np.float32)
 
 
-def _vectors(path: Path, n: int, dim: int | None = None) -> NDArray[np.float32]:
-    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False)
+def _vectors(path: Path, n: int, dim: int | None = None, *, in_file: bool = False) -> NDArray[np.float32]:
+    """in_file: for those who copy them, leave them in the file, which must then stay as it is meanwhile."""
+    vectors: NDArray[np.float32] = np.load(path, allow_pickle=False, mmap_mode="r" if in_file else None)
     if vectors.ndim != 2 or len(vectors) != n or (dim is not None and vectors.shape[1] != dim):
         raise BundleRefused(f"{path} has shape {vectors.shape}; expected {n} rows" + (f" of {dim}" if dim else ""))
     if not np.isfinite(vectors).all():
@@ -219,11 +235,14 @@ def _vectors(path: Path, n: int, dim: int | None = None) -> NDArray[np.float32]:
     return vectors
 
 
-def _index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+def open_index(folder: Path, name: str, manifest: Manifest, vectors: NDArray[np.float32]) -> VectorIndex:
+    """Return the named index over its vectors, searched as the manifest says."""
     info: IndexInfo = manifest.indexes[name]
-    if info.kind == "exact" or info.ef is None:
-        return ExactIndex(vectors)
-    return HnswIndex.load(folder / f"{name}.hnsw", vectors, info.ef)
+    if info.kind == "ivf" and info.probes is not None:
+        return IvfIndex.load(folder / f"{name}{INDEX_FILES['ivf']}", vectors, info.probes)
+    if info.kind == "hnsw" and info.ef is not None:
+        return HnswIndex.load(folder / f"{name}{INDEX_FILES['hnsw']}", vectors, info.ef)
+    return ExactIndex(vectors)
 
 
 def _plans(manifest: Manifest, sources: Mapping[str, Source]) -> dict[Regime, tuple[SourcePlan, ...]]:

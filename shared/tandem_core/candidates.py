@@ -18,7 +18,7 @@ class CandidateBatch:
 
     rows: int32 [n], catalogue rows, none twice. scores: float32 [n], higher is better. columns: name -> array with
     n entries in its first axis; sources write "rank:<source>" (1 is best, 0 where it did not return the item) and
-    "score:<source>". Raises ValueError where lengths differ.
+    "score:<source>" (0 where it can not score an item that it did not return). Raises ValueError where lengths differ.
     """
 
     rows: NDArray[np.int32]

@@ -17,15 +17,16 @@ class CodeColumn:
     """A text column, or a list of texts per item, as codes.
 
     codes: int32 [N, C], -1 where an item has fewer than C values (C is 1 for plain text columns).
-    vocabulary: the texts; a code is a position in it.
+    vocabulary: the texts; a code is a position in it. code_of: the other way round; made here where not given.
     """
 
     codes: NDArray[np.int32]
     vocabulary: Sequence[str]
-    code_of: Mapping[str, int] = field(init=False)
+    code_of: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "code_of", {text: code for code, text in enumerate(self.vocabulary)})
+        if len(self.code_of) != len(self.vocabulary):
+            object.__setattr__(self, "code_of", {text: code for code, text in enumerate(self.vocabulary)})
 
     def values(self, row: int) -> list[str]:
         """Return the texts of one item."""
@@ -62,10 +63,43 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def find(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return int32 [n], the row of each id, -1 where there is none."""
+        row_of = self.row_of
+        return np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int32)
+
     def rows(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
         """Return the rows of the ids that are in the catalogue, in the order given; int32."""
-        found = (self.row_of.get(item_id, -1) for item_id in item_ids)
-        return np.array([row for row in found if row >= 0], np.int32)
+        found = self.find(list(item_ids))
+        return found[found >= 0]
+
+    @property
+    def bundle_size(self) -> int:
+        """How many rows, the first ones, are of the bundle: with live items there are more (see `live.catalog`)."""
+        return len(self)
+
+    @property
+    def gone(self) -> NDArray[np.bool_] | None:
+        """bool [N]: items that were deleted, or replaced by a live one; None where none was."""
+        return None
+
+    @property
+    def gone_share(self) -> float:
+        """Share of the bundle's items that are `gone`, from 0 to 1."""
+        return 0.0
+
+    @property
+    def present(self) -> int:
+        """How many items there are, those `gone` left out."""
+        return len(self)
+
+    def wire_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return rows as they travel: those of the bundle as they are, a live item as -1 - its number."""
+        return rows
+
+    def rows_of_wire(self, wire: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the rows of what `wire_rows` gave, maybe in another process; -1 for live items not known here."""
+        return np.where(wire < 0, np.int32(-1), wire)
 
     @property
     def columns(self) -> list[str]:

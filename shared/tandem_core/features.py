@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -126,7 +126,7 @@ class User:
 
     interacted: int32 rows of everything the user had to do with, disliked things too. segment_keys: most specific
     first. attribute_codes: int64 [A]. context_codes: int64 [2]. now_ms: the moment of the request. query_text: what
-    the user typed in a search box, "" where nothing.
+    the user typed in a search box, "" where nothing. memo: what sources computed of this user for each other.
     """
 
     regime: Regime
@@ -138,13 +138,14 @@ class User:
     segment_keys: Sequence[str]
     now_ms: int
     query_text: str = ""
+    memo: dict[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
     """Return the user of a request as the bundle's models see it; unknown items and texts are left out."""
     history, interacted = _resolve_history(schema, catalog, query.events, query.now_ms)
     if len(query.seed_item_ids):
-        history = _with_seeds(history, catalog.rows(query.seed_item_ids))
+        history = _with_seeds(history, catalog.rows(query.seed_item_ids), query.now_ms)
     known = schema.known_attributes(query.attributes)
     if len(history) >= max(schema.cold_user_events, 1):
         regime = Regime.WARM
@@ -168,8 +169,8 @@ def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
 def _resolve_history(
     schema: FeatureSchema, catalog: Catalog, events: UserEvents, now_ms: int
 ) -> tuple[History, NDArray[np.int32]]:
-    row_of, type_code = catalog.row_of, schema.type_code
-    rows = np.array([row_of.get(item_id, -1) for item_id in events.item_ids], np.int32)[::-1]
+    type_code = schema.type_code
+    rows = catalog.find(events.item_ids)[::-1]
     types = np.array([type_code.get(name, 0) for name in events.event_types], np.int32)[::-1]
     timestamps = events.timestamps[::-1]
     ages = np.maximum(now_ms - timestamps, 0)
@@ -181,9 +182,9 @@ def _resolve_history(
     return history, rows[rows >= 0]
 
 
-def _with_seeds(history: History, seeds: NDArray[np.int32]) -> History:
+def _with_seeds(history: History, seeds: NDArray[np.int32], now_ms: int) -> History:
     """Return the history with onboarding answers as its oldest events, of unknown type and weight 1."""
-    oldest = history.timestamps[-1] if len(history) else 0
+    oldest = history.timestamps[-1] if len(history) else now_ms
     return History(
         np.concatenate([history.rows, seeds]),
         np.concatenate([history.types, np.zeros(len(seeds), np.int32)]),
@@ -199,20 +200,19 @@ def user_tower_inputs(
 
     history_vectors float32 [B, H, D], history_mask float32 [B, H] (1 for events), history_types int64 [B, H],
     history_ages int64 [B, H], user_attributes int64 [B, A], context int64 [B, 2]. Histories are newest first; ages are
-    milliseconds before the newest event and not before now, so that a history means the same a minute later and, in a
-    replay, years later.
+    milliseconds before the request, 0 for events after it: what follows at once is not what a returning user wants.
     """
     histories = [user.history.newest(schema.history_length) for user in users]
     length = max(1, *(len(history) for history in histories)) if histories else 1
     shape = (len(users), length)
     vectors = np.zeros((*shape, item_vectors.shape[1]), np.float32)
     mask, types, ages = np.zeros(shape, np.float32), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for i, history in enumerate(histories):
+    for i, (user, history) in enumerate(zip(users, histories, strict=True)):
         if h := len(history):
             vectors[i, :h] = item_vectors[history.rows]
             mask[i, :h] = 1
             types[i, :h] = history.types
-            ages[i, :h] = np.maximum(history.timestamps[0] - history.timestamps, 0)
+            ages[i, :h] = np.maximum(user.now_ms - history.timestamps, 0)
     return {
         "history_vectors": vectors,
         "history_mask": mask,

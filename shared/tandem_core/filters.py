@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -154,7 +156,7 @@ def _require(column: str, known: list[str], kind: str, field: str) -> None:
 
 
 class Eligibility:
-    """Which rows one request may return: not excluded, and fulfilling its condition.
+    """Which rows one request may return: in the catalogue, not excluded, and fulfilling its condition.
 
     The condition is evaluated on the rows that sources found, and on the whole catalogue only when that was too few.
     """
@@ -162,23 +164,52 @@ class Eligibility:
     def __init__(self, catalog: Catalog, excluded: Rows, condition: Condition | None) -> None:
         self._catalog = catalog
         self._condition = condition
+        self._gone = catalog.gone
         # A fresh zero array costs only the pages it touches, even with a million rows.
         self._excluded = np.zeros(len(catalog), np.bool_)
         self._excluded[excluded] = True
-        self.excluded_count = int(np.count_nonzero(self._excluded)) if len(excluded) else 0
+        self.excluded_count = len(np.unique(excluded))  # not counted in the mask, which is as long as the catalogue
         self._matching: Rows | None = None
+        self._whole: Eligibility | None = None
+        self._part: Eligibility | None = None
+
+    def within_bundle(self) -> Eligibility:
+        """Return the same for sources that know the bundle's rows alone."""
+        if self._part is None:
+            if self._catalog.bundle_size == len(self._catalog):
+                self._part = self
+            else:
+                self._part = copy.copy(self)
+                self._part._whole = self
+        return self._part
 
     def keep(self, rows: Rows) -> Mask:
         """Return bool [n]: which of `rows` may be returned."""
         kept: Mask = ~self._excluded[rows]
+        if self._gone is not None:
+            kept &= ~self._gone[rows]
         return kept if self._condition is None else kept & self._condition.mask(self._catalog, rows)
 
     def matching_rows(self) -> Rows:
         """Return every eligible row of the catalogue, rising; computed once per request."""
+        if self._whole is not None:
+            matching = self._whole.matching_rows()
+            return matching[: np.searchsorted(matching, self._catalog.bundle_size)]
         if self._matching is None:
             rows = self._catalog.all_rows
             self._matching = rows[self.keep(rows)]
         return self._matching
+
+    def spare(self, limit: int) -> int:
+        """Return how many more than `limit` items to look for, since some will not be eligible."""
+        gone = self._catalog.gone_share * limit
+        doubled = limit if self.has_condition else 0
+        return doubled + min(self.excluded_count + math.ceil(2 * gone), 2 * limit)
+
+    @property
+    def some_gone(self) -> bool:
+        """Whether items are gone from the bundle, so that its indexes still find them."""
+        return self._catalog.gone_share > 0
 
     @property
     def has_condition(self) -> bool:

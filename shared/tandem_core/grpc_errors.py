@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -97,11 +98,11 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
         handler = continuation(details)
         if handler is None or handler.unary_unary is None:
             return handler  # unknown methods, and the streams of health and reflection
-        inner = handler.unary_unary
+        inner, read = handler.unary_unary, handler.request_deserializer
 
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+        def guarded(raw: Any, context: grpc.ServicerContext) -> Any:
             try:
-                return inner(request, context)
+                return inner(_read(raw, read), context)
             except errors.TandemError as error:
                 _abort(context, error)
             except Exception as error:  # a bug: the caller gets fixed text, the trace goes to our log
@@ -110,7 +111,15 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gen
                 log.exception("request failed", extra={"method": details.method})
                 _abort(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+        # The request is read in here: what cannot be read is the caller's mistake, and gRPC itself would say INTERNAL.
+        return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
+
+
+def _read(raw: Any, read: Callable[[bytes], Any] | None) -> Any:
+    try:
+        return raw if read is None else read(raw)
+    except DecodeError as error:
+        raise errors.InvalidRequest(errors.FieldViolation("", "the request is no message of this method")) from error
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:

@@ -110,8 +110,8 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
         **_apart(events),
         "seed_item_ids": list(context.seed_item_ids),
         "query_text": context.query_text,
-        "attributes": _attributes(checks, context.user_attributes, "context.user_attributes"),
-        "context": _attributes(checks, context.context, "context.context"),
+        "attributes": parse_attributes(checks, context.user_attributes, "context.user_attributes"),
+        "context": parse_attributes(checks, context.context, "context.context"),
         "seed": seed_of(request_id, context.seed),
         "experiments": tuple((each.experiment, each.variant) for each in context.experiments),
     }
@@ -170,7 +170,7 @@ def _apart(events: UserEvents) -> dict[str, Any]:
     }
 
 
-def _attributes(checks: Checks, attributes: Iterable[attribute_pb2.Attribute], field: str) -> dict[str, str]:
+def parse_attributes(checks: Checks, attributes: Iterable[attribute_pb2.Attribute], field: str) -> dict[str, str]:
     """Return name -> text: numbers as written without trailing zeros, booleans as true/false, of lists the first."""
     listed = list(attributes)
     checks.at_most(listed, MOST_ATTRIBUTES, field)

@@ -66,16 +66,13 @@ def parse_candidates(
 ) -> tuple[CandidateBatch, list[str]]:
     """Return the candidates of a message in terms of one catalogue, and the item ids it does not have.
 
-    Raises InvalidRequest where columns differ in length, rows are outside the catalogue or doubled, or a score is
-    not finite.
+    Rows of items that were deleted, and numbers of live items that are not known here any more, are left out. Raises
+    InvalidRequest where columns differ in length, rows are outside the catalogue or doubled, or a score is not finite.
     """
     checks = Checks()
     by_id = bool(message.item_ids)
-    rows = (
-        np.array([catalog.row_of.get(item_id, -1) for item_id in message.item_ids], np.int32)
-        if by_id
-        else np.array(message.rows, np.int32)
-    )
+    given = catalog.find(message.item_ids) if by_id else np.array(message.rows, np.int32)
+    rows = catalog.rows_of_wire(given)
     n = len(rows)
     scores = _column(checks, message.scores, n, np.float32, f"{field}.scores")
     columns: dict[str, NDArray[Any]] = {}
@@ -89,24 +86,25 @@ def parse_candidates(
         columns[f"rank:{source.source}"] = _column(checks, source.ranks, n, np.int32, f"{at}.ranks")
         columns[f"score:{source.source}"] = _column(checks, source.scores, n, np.float32, f"{at}.scores")
     if not by_id:
-        inside = bool(((rows >= 0) & (rows < len(catalog))).all())
-        checks.that(inside, f"{field}.rows", f"has rows outside the catalogue of {len(catalog)} items")
+        inside = bool((given < catalog.bundle_size).all())
+        checks.that(inside, f"{field}.rows", f"has rows outside the catalogue of {catalog.bundle_size} items")
     known = rows >= 0
-    different = len(set(message.item_ids)) if by_id else len(np.unique(rows))
+    different = len(set(message.item_ids)) if by_id else n - int((np.diff(np.sort(given)) == 0).sum())
     checks.that(different == n, field, "names an item twice")
     checks.done()
     unknown = [item_id for item_id, ok in zip(message.item_ids, known, strict=True) if not ok] if by_id else []
-    return CandidateBatch(rows, scores, columns).take(known), unknown
+    batch = CandidateBatch(rows, scores, columns)
+    return batch if known.all() else batch.take(known), unknown
 
 
 def _column(checks: Checks, values: object, n: int, dtype: type, field: str) -> NDArray[Any]:
     """Return a packed column as an array; absent ones are all 0."""
-    column: NDArray[Any] = np.array(
-        values, dtype
-    )  # one call into the message's own buffer: slicing takes six times as long
+    # One call into the message's own buffer: slicing takes six times as long.
+    column: NDArray[Any] = np.array(values, dtype)
     if not len(column):
         return np.zeros(n, dtype)
     if not checks.that(len(column) == n, field, f"has {len(column)} entries, the list has {n}"):
         return np.zeros(n, dtype)
-    checks.that(bool(np.isfinite(column).all()), field, "has a value that is not finite")
+    if dtype is np.float32:  # whole numbers are finite
+        checks.that(bool(np.isfinite(column).all()), field, "has a value that is not finite")
     return column

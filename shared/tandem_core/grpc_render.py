@@ -27,22 +27,41 @@ from tandem_core.serving_bundles import Held
 
 def candidate_list(batch: CandidateBatch, bundle: Bundle, *, by_row: bool) -> candidates_pb2.CandidateList:
     """Return candidates as columns, items by row or by id."""
-    masks = np.zeros(len(batch), np.uint32)
+    masks = np.zeros(len(batch), np.int64)
     columns = []
     for bit, source in enumerate(batch.sources):
         ranks = batch.columns[f"rank:{source}"]
-        masks |= np.where(ranks > 0, np.uint32(1 << bit), np.uint32(0))
-        scores = batch.columns[f"score:{source}"]
-        columns.append(candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist(), scores=scores.tolist()))
-    rows = batch.rows.tolist()
-    return candidates_pb2.CandidateList(
+        masks |= (ranks > 0).astype(np.int64) << bit
+        column = candidates_pb2.SourceColumn(source=source, ranks=ranks.tolist())
+        column.MergeFromString(_floats(_SCORES_OF_SOURCE, batch.columns[f"score:{source}"]))
+        columns.append(column)
+    rows = (bundle.catalog.wire_rows(batch.rows) if by_row else batch.rows).tolist()
+    message = candidates_pb2.CandidateList(
         bundle_id=bundle.id,
         rows=rows if by_row else None,
         item_ids=None if by_row else [bundle.catalog.item_ids[row] for row in rows],
-        scores=batch.scores.tolist(),
         source_masks=masks.tolist(),
         source_columns=columns,
     )
+    message.MergeFromString(_floats(_SCORES, batch.scores))
+    return message
+
+
+_SCORES = candidates_pb2.CandidateList.DESCRIPTOR.fields_by_name["scores"].number
+_SCORES_OF_SOURCE = candidates_pb2.SourceColumn.DESCRIPTOR.fields_by_name["scores"].number
+
+
+def _floats(field: int, values: NDArray[Any]) -> bytes:
+    """Return a packed field of floats as it stands on the wire, which is how numpy holds them, too.
+
+    Reading it takes a sixth of what 500 Python floats take. field: 1 to 15. values: float [n].
+    """
+    packed = values.astype("<f4", copy=False).tobytes()
+    length, size = bytearray(), len(packed)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((field << 3 | 2, *length, size)) + packed  # wire type 2: the length stands before
 
 
 def retrieve_response(
@@ -163,7 +182,7 @@ def serving_state(held: Held[Any], bundle: Bundle | None, started_ms: int) -> se
     )
     if bundle is not None:
         state.bundle_created.CopyFrom(timestamp(bundle.manifest.created_ms))
-        state.catalogue_size = len(bundle.catalog)
+        state.catalogue_size = bundle.catalog.present
         metrics = sorted(bundle.manifest.metrics.items())
         state.bundle_metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in metrics)
     return state

@@ -64,9 +64,9 @@ def run_service(module: str, kind: type[SettingsT], parts: Callable[[SettingsT],
 
 def _run_side(settings: ServiceSettings, upwards: Wire) -> None:
     from tandem_core.grpc_side import Side  # noqa: PLC0415
-    from tandem_core.registry import Registry  # noqa: PLC0415
+    from tandem_core.registry_s3 import open_registry  # noqa: PLC0415
 
-    Side(settings, Registry(settings.registry), upwards).run()
+    Side(settings, open_registry(settings.registry, settings.registry_cache), upwards).run()
 
 
 def _run_loader(
@@ -77,7 +77,7 @@ def _run_loader(
     from tandem_core.registry import Registry  # noqa: PLC0415
     from tandem_core.serving_bundles import ServingBundles  # noqa: PLC0415
 
-    bundles: ServingBundles[Any] = ServingBundles(Registry(settings.registry), parts.load)
+    bundles: ServingBundles[Any] = ServingBundles(Registry(settings.local_registry()), parts.load)
 
     def run_worker(port: int, wire: Wire) -> None:
         Worker(settings, bundles, parts.warm, lambda server: parts.register(bundles, server), port, wire).run()

@@ -64,7 +64,7 @@ class Side:
     def _look(self) -> dict[str, Any]:
         bundle_id = ""
         try:
-            if (current := self._registry.current()) is None:
+            if (current := self._registry.mirror()) is None:
                 why = f"{self._registry.root} has no current bundle: train one (tandem train)"
                 return {"bundle_id": "", "state": "", "why": why}
             bundle_id = current.bundle_id

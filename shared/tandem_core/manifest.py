@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST_NAME = "manifest.json"
 
 
@@ -47,18 +47,22 @@ class SplitInfo(_Part):
 
 
 class IndexInfo(_Part):
-    """How one index searches. kind: "exact" or "hnsw"; ef, m and ef_construction are None for exact.
+    """How one index searches. kind: "exact", "ivf" or "hnsw"; probes belongs to ivf alone, ef, m and ef_construction to
+    hnsw alone, and are None elsewhere.
 
     recall: share of the `recall_at` best items (all, where there are fewer) that a search finds, against exact search
-    on real queries, measured at export; None: not measured.
+    on real queries, measured at export; None: not measured. microseconds: kind -> CPU time of one search at export, of
+    all kinds that met the least recall; empty: not timed.
     """
 
     kind: str
+    probes: int | None = None
     ef: int | None = None
     m: int | None = None
     ef_construction: int | None = None
     recall: float | None = None
     recall_at: int | None = None
+    microseconds: dict[str, float] = {}
 
 
 class AlsInfo(_Part):
@@ -105,6 +109,17 @@ class BlendInfo(_Part):
     head: int
 
 
+class RankerHead(_Part):
+    """One answer of the ranker: whether an event of these types (of at least that value) follows; value: which value
+    such an event has.
+    """
+
+    name: str
+    event_types: tuple[str, ...] = ()
+    least_value: float | None = None
+    value: bool = False
+
+
 class Golden(_Part):
     """A query whose answer is known: the loader asks it before the bundle may serve.
 
@@ -129,8 +144,9 @@ class Manifest(_Part):
     schema_digest: str
     features: FeatureSchema
     ranker_features: list[str]
-    ranker_helps: bool  # on held-out requests its order was better than retrieval's; policies may overrule it
-    text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; serving needs no file
+    ranker_heads: list[RankerHead] = []
+    ranker_helps: bool  # on held-out requests its order was better beyond chance; policies may overrule it
+    text_encoder: str | None = None  # sha256 of the ONNX file whose vectors are in the content; None: of words alone
     indexes: dict[str, IndexInfo]
     als: AlsInfo
     item_to_item: HalfLife

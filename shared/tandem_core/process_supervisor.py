@@ -214,7 +214,7 @@ class ServiceSupervisor:
             self._coming = None
             if code != 0 and self._current is not None:
                 why = f"loading it ended the loader with code {code}"
-                self._refuse(self._loading.get("bundle_id", ""), why, self._loading)
+                self._refuse(self._loading.get("bundle_id", ""), why, self._loading, TRY_AGAIN_S)
         if process is self._current:
             self._current = None
         if process is self._side:

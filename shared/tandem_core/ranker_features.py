@@ -2,38 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch, order
 from tandem_core.catalog import Catalog, CodeColumn
-from tandem_core.features import FeatureSchema, History, User
+from tandem_core.features import MS_PER_HOUR, FeatureSchema, History, User
 from tandem_core.query import Regime
+from tandem_core.ranker_events import MOST, event_columns, event_names
+from tandem_core.ranker_tables import RankerTables
+from tandem_core.sources.popularity_tables import GLOBAL, WINDOW
+
+if TYPE_CHECKING:
+    from tandem_core.bundle import Bundle
 
 RECENT = 10  # newest events compared with each candidate
 RETRIEVAL_PLACE = "retrieval_place"  # -log(1 + candidates before it): a sound score by itself
+_RETRIEVAL_Z = "retrieval_z"  # the merged score in standard deviations above the mean of the request
+OF_SOURCE = ("reciprocal_rank", "source_score", "source_z")
+_SOURCES_FOUND = "sources_found"
 
 Column = NDArray[np.float32]
 
 
-def feature_names(schema: FeatureSchema, sources: Sequence[str]) -> list[str]:
-    """Return the names of the ranker's columns, in order."""
+def feature_names(
+    schema: FeatureSchema, sources: Collection[str], tables: Collection[str], events: int = 0
+) -> list[str]:
+    """Return the names of the ranker's columns, in order.
+
+    sources: those that retrieval asks. tables: names of `RankerTables.levels`. events: so many of the newest events
+    have columns of their own, for attention.
+    """
+    # A column of which all items have nothing would be an input that says nothing.
+    affinities = {"category_affinity": "categories", "category_recent": "categories", "creator_affinity": "creator"}
     return [
         RETRIEVAL_PLACE,
-        *(f"{kind}:{source}" for source in sources for kind in ("reciprocal_rank", "source_score")),
+        _RETRIEVAL_Z,
+        _SOURCES_FOUND,
+        *(f"{kind}:{source}" for source in sources for kind in OF_SOURCE),
         *("taste_mean", "taste_max", "taste_newest", "content_mean", "content_max"),
-        *("log_events", "category_affinity", "creator_affinity", "log_age_days", "age_known"),
-        *("log_history", *(f"regime_{regime.name.lower()}" for regime in Regime)),
+        *(name for name, column in affinities.items() if column in schema.item_codes),
+        *("log_events", *(f"level:{table}" for table in tables)),
+        *(f"trend:{table}" for table in tables if table.startswith(WINDOW)),
+        *("log_age_days", "age_known"),
         *(f"number:{name}" for name in schema.item_numbers),
+        *(["price_ratio"] if "price" in schema.item_numbers else []),
+        *("log_history", "log_idle_hours", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos"),
+        *(f"regime_{regime.name.lower()}" for regime in Regime),
+        *event_names(events),
     ]
+
+
+def unknown_features(
+    names: Sequence[str], schema: FeatureSchema, sources: Collection[str], tables: Collection[str]
+) -> list[str]:
+    """Return those of the names that can not be computed from what a bundle holds; arguments as of `feature_names`."""
+    known = {*feature_names(schema, sources, tables), *event_names(MOST)}
+    return [name for name in names if name not in known]
 
 
 def from_sources(names: Sequence[str]) -> NDArray[np.bool_]:
     """Return bool [len(names)]: which columns are 0 for candidates that a caller brought."""
-    prefixes = (RETRIEVAL_PLACE, "reciprocal_rank:", "source_score:")
+    prefixes = (RETRIEVAL_PLACE, _RETRIEVAL_Z, _SOURCES_FOUND, *(f"{kind}:" for kind in OF_SOURCE))
     return np.array([name.startswith(prefixes) for name in names])
 
 
@@ -49,31 +82,56 @@ def ranker_features(
     columns = (
         _source_columns(batch)
         | _similarities(batch, user.history, bundle)
-        | _item_columns(batch, catalog, now_ms)
-        | {
-            "category_affinity": _affinity(batch, user.history, catalog.codes.get("categories")),
-            "creator_affinity": _affinity(batch, user.history, catalog.codes.get("creator")),
-        }
+        | _item_columns(batch, catalog, bundle.ranker_tables, now_ms)
+        | _affinities(batch, user.history, catalog)
+        | event_columns(names, batch.rows, user.history, bundle, now_ms)
     )
-    constants = {"log_history": np.log1p(len(user.history)), f"regime_{user.regime.name.lower()}": 1.0}
-    features = np.zeros((len(batch), len(names)), np.float32)
+    constants = _constants(user, now_ms)
+    features = np.zeros((len(names), len(batch)), np.float32)  # a column is one piece of memory while it is filled
     for i, name in enumerate(names):
         if (column := columns.get(name)) is not None:
-            features[:, i] = column
-        elif name in constants:
-            features[:, i] = constants[name]
-    return features
+            features[i] = column
+        elif (value := constants.get(name)) is not None:
+            features[i] = value
+    return np.ascontiguousarray(features.T)
+
+
+def _constants(user: User, now_ms: int) -> dict[str, float]:
+    """Return what is the same for all candidates: it says what the others mean, and how likely any event is."""
+    hour = now_ms / MS_PER_HOUR % 24 / 24 * 2 * np.pi
+    day = now_ms / MS_PER_HOUR / 24 % 7 / 7 * 2 * np.pi
+    idle_ms = max(now_ms - int(user.history.timestamps[0]), 0) if len(user.history) else 0
+    return {
+        "log_history": float(np.log1p(len(user.history))),
+        "log_idle_hours": float(np.log1p(idle_ms / MS_PER_HOUR)),
+        f"regime_{user.regime.name.lower()}": 1.0,
+        **{"hour_sin": float(np.sin(hour)), "hour_cos": float(np.cos(hour))},
+        **{"weekday_sin": float(np.sin(day)), "weekday_cos": float(np.cos(day))},
+    }
 
 
 def _source_columns(batch: CandidateBatch) -> dict[str, Column]:
     if not batch.sources:
         return {}  # candidates that a caller brought: where they stand says nothing
-    columns: dict[str, Column] = {RETRIEVAL_PLACE: -np.log1p(_places(batch))}
+    found = np.zeros(len(batch), np.float32)
+    columns: dict[str, Column] = {
+        RETRIEVAL_PLACE: -np.log1p(_places(batch)),
+        _RETRIEVAL_Z: _standard(batch.scores),
+        _SOURCES_FOUND: found,
+    }
     for source in batch.sources:
-        ranks = batch.columns[f"rank:{source}"]
+        ranks, scores = batch.columns[f"rank:{source}"], batch.columns[f"score:{source}"]
+        found += ranks > 0
         columns[f"reciprocal_rank:{source}"] = np.where(ranks > 0, 1 / np.sqrt(np.maximum(ranks, 1)), 0)
-        columns[f"source_score:{source}"] = batch.columns[f"score:{source}"]
+        columns[f"source_score:{source}"] = scores
+        columns[f"source_z:{source}"] = _standard(scores)
     return columns
+
+
+def _standard(scores: Column) -> Column:
+    """Return the scores with mean 0 and deviation 1 over the request; all 0 where they do not differ."""
+    spread = float(scores.std()) if len(scores) else 0.0
+    return np.asarray((scores - scores.mean()) / spread if spread > 1e-6 else np.zeros_like(scores), np.float32)
 
 
 def _places(batch: CandidateBatch) -> Column:
@@ -98,8 +156,12 @@ def _similarities(batch: CandidateBatch, history: History, bundle: Bundle) -> di
     }
 
 
-def _item_columns(batch: CandidateBatch, catalog: Catalog, now_ms: int) -> dict[str, Column]:
+def _item_columns(batch: CandidateBatch, catalog: Catalog, tables: RankerTables, now_ms: int) -> dict[str, Column]:
     columns: dict[str, Column] = {"log_events": np.log1p(catalog.event_counts[batch.rows]).astype(np.float32)}
+    for name, level in tables.levels.items():
+        columns[f"level:{name}"] = level[batch.rows]
+        if name.startswith(WINDOW):
+            columns[f"trend:{name}"] = level[batch.rows] - tables.levels[GLOBAL][batch.rows]
     if (created := catalog.numbers.get("created_at")) is not None:
         age_days = (now_ms / 1000 - created[batch.rows]) / 86_400
         known = np.isfinite(age_days)
@@ -108,6 +170,27 @@ def _item_columns(batch: CandidateBatch, catalog: Catalog, now_ms: int) -> dict[
     for name, numbers in catalog.numbers.items():
         columns[f"number:{name}"] = np.nan_to_num(numbers[batch.rows]).astype(np.float32)
     return columns
+
+
+def _affinities(batch: CandidateBatch, history: History, catalog: Catalog) -> dict[str, Column]:
+    categories, creators = catalog.codes.get("categories"), catalog.codes.get("creator")
+    columns = {
+        "category_affinity": _affinity(batch, history, categories),
+        "category_recent": _affinity(batch, history.newest(RECENT), categories),
+        "creator_affinity": _affinity(batch, history, creators),
+    }
+    if (prices := catalog.numbers.get("price")) is not None:
+        columns["price_ratio"] = _price_ratio(prices[batch.rows], prices[history.rows])
+    return columns
+
+
+def _price_ratio(prices: NDArray[np.float64], paid: NDArray[np.float64]) -> Column:
+    """Return the logarithm of each price over the geometric mean of those of the history; 0 where one is unknown."""
+    paid = paid[paid > 0]
+    if not len(paid):
+        return np.zeros(len(prices), np.float32)
+    known = prices > 0
+    return np.where(known, np.log(np.where(known, prices, 1)) - np.log(paid).mean(), 0).astype(np.float32)
 
 
 def _affinity(batch: CandidateBatch, history: History, column: CodeColumn | None) -> Column:

@@ -193,7 +193,9 @@ class RankingPipeline:
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "no time left"),)
         try:
             features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
-            return batch.with_scores(scorer.score(features)), ()
+            scored = scorer.score(features)
+            heads = {f"head:{name}": column for name, column in scored.heads.items()}
+            return batch.with_scores(scored.scores).with_columns(heads), ()
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer
             log.exception("ranker failed", extra={"bundle_id": self.bundle.id})
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "see the service's log"),)

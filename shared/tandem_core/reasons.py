@@ -42,6 +42,8 @@ class Reason:
     parameter: str = ""
 
 
+_BARE = {kind: Reason(kind) for kind in ReasonKind}
+
 _KIND_OF_SOURCE = {
     "two_tower": ReasonKind.MATCHES_TASTE,
     "als": ReasonKind.SIMILAR_USERS,
@@ -54,6 +56,7 @@ _KIND_OF_SOURCE = {
     "content_neighbours": ReasonKind.MATCHES_TASTE,
     "content_cold": ReasonKind.MATCHES_TASTE,
     "fresh": ReasonKind.NEW_ITEM,
+    "live": ReasonKind.NEW_ITEM,
     "backfill": ReasonKind.BACKFILL,
 }
 
@@ -76,14 +79,15 @@ def reasons_for(
     kinds = {source: kind for source in slate.sources if (kind := _kind_of(source)) is not None}
     sources = list(kinds)
     ranks = np.stack([slate.columns[f"rank:{s}"] for s in sources], axis=1) if sources else np.zeros((len(slate), 0))
-    strongest = np.argsort(np.where(ranks > 0, ranks, np.inf), axis=1, kind="stable")
+    strongest = np.argsort(np.where(ranks > 0, ranks, np.inf), axis=1, kind="stable").tolist()
+    found = (ranks > 0).tolist()  # lists, since asking an array for one entry after another takes longer
     because = _because_of(slate, user, bundle)
     liked = (
         favourite_categories(user.history, bundle.catalog.codes["categories"], 2)
         if "popularity_category" in sources
         else []
     )
-    cold = bundle.catalog.event_counts[slate.rows] < bundle.schema.cold_item_events
+    cold = (bundle.catalog.event_counts[slate.rows] < bundle.schema.cold_item_events).tolist()
     reasons = []
     for i in range(len(slate)):  # the final list alone: at most 500 items, 20 as a rule
         by_rule = None if placed is None else _KIND_OF_PLACE.get(Placed(placed[i]))
@@ -91,10 +95,10 @@ def reasons_for(
         if because[i]:
             mine.append(Reason(ReasonKind.BECAUSE_OF_ITEM, because[i]))
         for j in strongest[i]:
-            if ranks[i, j] > 0:
+            if found[i][j]:
                 mine.append(_reason(kinds[sources[j]], int(slate.rows[i]), user, bundle, liked))
         if cold[i]:
-            mine.append(Reason(ReasonKind.NEW_ITEM))
+            mine.append(_BARE[ReasonKind.NEW_ITEM])
         reasons.append(tuple(dict.fromkeys(mine))[:MOST_REASONS])  # several sources may give the same reason
     return tuple(reasons)
 
@@ -111,7 +115,7 @@ def _reason(kind: ReasonKind, row: int, user: User, bundle: Bundle, liked: list[
         own = bundle.catalog.codes["categories"].values(row)
         category = next((category for category in liked if category in own), None)
         return Reason(ReasonKind.POPULAR) if category is None else Reason(kind, category)
-    return Reason(kind)
+    return _BARE[kind]
 
 
 def _because_of(slate: CandidateBatch, user: User, bundle: Bundle) -> list[str]:

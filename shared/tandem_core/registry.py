@@ -105,6 +105,14 @@ class Registry:
         verify_files(self.path_of(current.previous), read_manifest(self.path_of(current.previous)))
         return self._point(Current(current.previous, current.bundle_id))
 
+    def fetch(self, bundle_id: str) -> Path:
+        """Return the folder of a bundle, copied here first where the registry is elsewhere."""
+        return self.path_of(bundle_id)
+
+    def mirror(self) -> Current | None:
+        """Bring what is current where services read it: in a folder it is there already. Raises as `current` does."""
+        return self.current()
+
     def retain(self, keep: int) -> list[str]:
         """Delete all but the newest `keep` bundles, never the current or the previous one; return what went."""
         current = self.current()

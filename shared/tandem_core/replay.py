@@ -63,6 +63,9 @@ def _arranged(decision: Decision, bundle: Bundle, policy: PlacementPolicy, *, tr
         raise CannotReplay(f"{decision.decision_id}: recorded without its candidates (see decisions_sample)")
     if bundle.id != decision.bundle_id:
         raise CannotReplay(f"{decision.decision_id}: made with bundle {decision.bundle_id}, not {bundle.id}")
+    rows = decision.retrieved.candidates.rows
+    if len(rows) and int(rows.max()) >= len(bundle.catalog):
+        raise CannotReplay(f"{decision.decision_id}: candidates are live items, which the bundle does not hold")
     placement = decision.placement
     pipeline = RankingPipeline(bundle, {placement: policy})
     query = replace(decision.query, policy="")

@@ -20,6 +20,7 @@ from tandem_core.filters import Eligibility
 from tandem_core.merge import append, rank_fusion
 from tandem_core.query import Fill, Query, Regime, Seen, SourcePlan
 from tandem_core.sources.base import Found
+from tandem_core.sources.live import LIVE
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class RetrievalPipeline:
         check_query(self.bundle, query)
         eligible = eligibility(self.bundle, query, user)
         found, degradations = self._ask(plans, user, eligible, budget)
-        merged = self._merge(found, {plan.source: plan.weight for plan in plans}, query, user.regime)
-        merged = merged.take(_kept(merged.rows, query.max_results, _guaranteed(found, plans)))
+        merged = self._merge(found, plans, query, user.regime)
         if query.fill is Fill.BACKFILL:
             merged, failed = self._fill(merged, user, query, eligible)
             degradations = tuple(dict.fromkeys((*degradations, *failed)))
@@ -67,13 +67,19 @@ class RetrievalPipeline:
         return user.regime, self._ask(plans, user, eligibility(self.bundle, query, user), Budget())[0]
 
     def _merge(
-        self, found: Mapping[str, Found], weights: Mapping[str, float], query: Query, regime: Regime
+        self, found: Mapping[str, Found], plans: Sequence[SourcePlan], query: Query, regime: Regime
     ) -> CandidateBatch:
         """Merge by what was learned for the regime; by rank where nothing was, or where the caller weighs himself."""
+        weights = {plan.source: plan.weight for plan in plans}
+        guaranteed = _guaranteed(found, plans)
+
+        def keep(rows: NDArray[np.int32]) -> NDArray[np.intp]:
+            return _kept(rows, query.max_results, guaranteed)
+
         learned = self.bundle.blends.get(regime)
         if learned is None or query.plans:
-            return rank_fusion(found, weights)
-        return blend(found, learned.with_defaults(weights))
+            return rank_fusion(found, weights, keep)
+        return blend(found, learned.with_defaults(weights), keep)
 
     def _ask(
         self, plans: Sequence[SourcePlan], user: User, eligible: Eligibility, budget: Budget
@@ -108,10 +114,12 @@ class RetrievalPipeline:
         if missing <= 0:
             return merged, ()
         # Without a deadline: it takes microseconds, and what the sources found must not be lost now.
-        found, failed = self._ask([SourcePlan("popularity", query.max_results)], user, eligible, Budget())
-        popular = found.get("popularity", Found())
-        new = ~np.isin(popular.rows, merged.rows)
-        return append(merged, "backfill", Found(popular.rows[new][:missing], popular.scores[new][:missing])), failed
+        names = [name for name in ("popularity", LIVE) if name in self.bundle.sources]  # live items are popular last
+        found, failed = self._ask([SourcePlan(name, query.max_results) for name in names], user, eligible, Budget())
+        rows = np.concatenate([Found().rows, *(each.rows for each in found.values())])
+        scores = np.concatenate([Found().scores, *(each.scores for each in found.values())])
+        new = ~np.isin(rows, merged.rows)
+        return append(merged, "backfill", Found(rows[new][:missing], scores[new][:missing])), failed
 
     def _empty_reason(self, merged: CandidateBatch, query: Query, left_out: Sequence[Degradation]) -> str:
         if len(merged):
@@ -126,7 +134,7 @@ class RetrievalPipeline:
 
 
 def _guaranteed(found: Mapping[str, Found], plans: Sequence[SourcePlan]) -> NDArray[np.int32]:
-    """Return the rows that must stay among the candidates: of each source its first `quota`."""
+    """Return the rows, rising, that must stay among the candidates: of each source its first `quota`."""
     rows = [found[plan.source].rows[: plan.quota] for plan in plans if plan.quota and plan.source in found]
     return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int32)
 
@@ -135,7 +143,8 @@ def _kept(rows: NDArray[np.int32], most: int, guaranteed: NDArray[np.int32]) -> 
     """Return the places, in order, of the first `most` rows, with the last of them giving way to guaranteed ones."""
     if len(rows) <= most or not len(guaranteed):
         return np.arange(min(len(rows), most))
-    must = np.isin(rows, guaranteed)
+    near = np.minimum(np.searchsorted(guaranteed, rows), len(guaranteed) - 1)
+    must = guaranteed[near] == rows
     above = np.cumsum(must)
     # Place i stays if it is guaranteed, or if all guaranteed rows still find room after those before it.
     others = np.arange(1, len(rows) + 1) - above

@@ -19,7 +19,8 @@ class ServiceSettings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64)  # processes, each on a port of its own
     threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
     max_concurrent_rpcs: int = Field(default=64, ge=1)  # at work or waiting; more are refused with RESOURCE_EXHAUSTED
-    registry: Path = Path("bundles")
+    registry: Path = Path("bundles")  # or s3://bucket/prefix
+    registry_cache: Path = Path(".cache/registry")  # where a registry on S3 is copied to, as far as it is served
     store: str = Field(default="sqlite:///store.db", repr=False)  # may hold a password
     bundle_poll_s: float = Field(default=2.0, gt=0)
     admin_port: int | None = Field(default=None, ge=0, le=65535)  # BundleService; none without it, 0: any free one
@@ -35,6 +36,10 @@ class ServiceSettings(BaseSettings):
         if self.ports and len(self.ports) != self.workers:
             raise ValueError(f"ports has {len(self.ports)} entries, workers is {self.workers}")
         return self
+
+    def local_registry(self) -> Path:
+        """Return the folder that bundles are served from."""
+        return self.registry_cache if str(self.registry).startswith("s3:/") else self.registry
 
     def wanted_ports(self) -> tuple[int, ...]:
         """Return the port of each worker; 0 for any free one."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tandem_core.errors import BundleMismatch, BundleNotReady, BundleRefused, NotFound
 from tandem_core.registry import Registry
@@ -40,6 +40,13 @@ class Held(Generic[Loaded]):
             if bundle_id in loaded:
                 return loaded[bundle_id]
         raise BundleMismatch(f"none of {list(acceptable)} is loaded; loaded are {list(loaded)}")
+
+
+class HoldsBundles(Protocol[Loaded]):
+    """What requests look at, once each."""
+
+    @property
+    def held(self) -> Held[Loaded]: ...
 
 
 class ServingBundles(Generic[Loaded]):

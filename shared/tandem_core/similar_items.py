@@ -12,8 +12,9 @@ from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.errors import NotFound
 from tandem_core.filters import Condition, Eligibility
-from tandem_core.index.base import VectorIndex
+from tandem_core.index.base import VectorIndex, top_k
 from tandem_core.sources.base import Found, nearest
+from tandem_core.sources.live import LIVE, LiveItems
 from tandem_core.sources.two_tower import TwoTower
 
 SOURCE = "two_tower"
@@ -46,6 +47,7 @@ def similar_items(bundle: Bundle, query: SimilarQuery) -> CandidateBatch:
     if direction is not None:
         eligible = Eligibility(bundle.catalog, rows, query.condition)
         found = nearest(_index(bundle), direction, eligible, query.max_results)
+        found = _with_live(found, bundle, direction, eligible, query.max_results)
     # An index may settle ties as it likes (1 - distance makes some where its graph saw none): here rows do.
     batch = CandidateBatch(found.rows, found.scores).best_first()
     ranks = np.arange(1, len(batch) + 1, dtype=np.int32)
@@ -66,6 +68,17 @@ def _rows(bundle: Bundle, item_ids: Sequence[str]) -> NDArray[np.int32]:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise NotFound(f"bundle {bundle.id} has no item {named}{more}: ask for items of its catalogue")
     return np.unique(bundle.catalog.rows(item_ids))
+
+
+def _with_live(
+    found: Found, bundle: Bundle, direction: NDArray[np.float32], eligible: Eligibility, limit: int
+) -> Found:
+    """Return the best of what the index found and of the live items, which no index holds."""
+    live = bundle.sources.get(LIVE)
+    more = live.nearest(direction, eligible, limit) if isinstance(live, LiveItems) else Found()
+    more_rows = ~np.isin(more.rows, found.rows)  # where the index gave way to a look at all items, they are there
+    rows = np.concatenate([found.rows, more.rows[more_rows]])
+    return Found(*top_k(np.concatenate([found.scores, more.scores[more_rows]]), rows, limit))
 
 
 def _index(bundle: Bundle) -> VectorIndex:

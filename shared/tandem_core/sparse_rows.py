@@ -11,6 +11,21 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
+class SparseVector:
+    """Values in some columns, 0 in all others. columns: int32 [n], rising. values: float32 [n]."""
+
+    columns: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    def at(self, columns: NDArray[Any]) -> NDArray[np.float32]:
+        """Return float32 [m], the values in m columns."""
+        if not len(self.columns):
+            return np.zeros(len(columns), np.float32)
+        places = np.minimum(np.searchsorted(self.columns, columns), len(self.columns) - 1)
+        return np.where(self.columns[places] == columns, self.values[places], np.float32(0))
+
+
+@dataclass(frozen=True, slots=True)
 class SparseRows:
     """R x C matrix in CSR form. Row r holds `values[indptr[r]:indptr[r + 1]]` in the columns of the same places.
 
@@ -25,15 +40,39 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    def weighted_sum(self, rows: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float32]:
-        """Return float32 [C]: the sum over k of weights[k] * row rows[k]; a row may be named several times."""
+    def weighted_sum(self, rows: NDArray[Any], weights: NDArray[Any]) -> SparseVector:
+        """Return the sum over k of weights[k] * row rows[k]; a row may be named several times.
+
+        Takes the time that the named rows' entries take, however many columns there are.
+        """
         starts = self.indptr[rows]
         counts = self.indptr[rows + 1] - starts
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
         places = np.arange(total) + np.repeat(starts - ends + counts, counts)
         weighted = self.values[places] * np.repeat(weights, counts)
-        return np.bincount(self.columns[places], weighted, minlength=self.n_columns).astype(np.float32)
+        columns = self.columns[places]
+        if not total:
+            return SparseVector(columns, weighted.astype(np.float32))
+        by_column = np.argsort(columns)  # a stable sort takes six times as long
+        columns = columns[by_column]
+        starts = np.flatnonzero(np.concatenate([[True], columns[1:] != columns[:-1]]))
+        return SparseVector(columns[starts], np.add.reduceat(weighted[by_column], starts).astype(np.float32))
+
+    def block(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float32]:
+        """Return float32 [len(rows), len(columns)]: the entries where they cross. columns: none twice."""
+        starts = self.indptr[rows]
+        counts = self.indptr[rows + 1] - starts
+        ends = np.cumsum(counts)
+        places = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
+        by_column = np.argsort(columns, kind="stable")
+        found = np.minimum(np.searchsorted(columns[by_column], self.columns[places]), max(len(columns) - 1, 0))
+        block = np.zeros((len(rows), len(columns)), np.float32)
+        if len(columns):
+            slot = by_column[found]
+            hit = columns[slot] == self.columns[places]
+            block[np.repeat(np.arange(len(rows)), counts)[hit], slot[hit]] = self.values[places[hit]]
+        return block
 
     def check(self, n_rows: int) -> None:
         """Raise ValueError saying why this can not be a matrix of `n_rows` rows and C columns."""

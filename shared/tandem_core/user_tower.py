@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,12 @@ class UserTower:
         self._path = path
         self._schema = schema
         self._item_vectors = item_vectors
+
+    def over(self, item_vectors: NDArray[np.float32]) -> UserTower:
+        """Return the same tower reading histories over other, or more, items."""
+        other = copy.copy(self)
+        other._item_vectors = item_vectors
+        return other
 
     def encode(self, users: Sequence[User]) -> NDArray[np.float32]:
         """Return float32 [B, D], unit length."""

@@ -197,7 +197,6 @@ def _check_sources(found: candidates_pb2.CandidateList, items: Sequence[str] | S
             score = column.scores[place] if column.scores else 0.0
             shown = f"{item!r}: {column.source} says rank {rank}, score {score}"
             _promise(rank >= 0 and math.isfinite(score), "a rank is 0 or more, a source's score finite", shown)
-            _promise(rank > 0 or score == 0, "the score is 0 where the source did not return the item", shown)
             expected |= (rank > 0) << bit
         if found.source_masks:
             mask = found.source_masks[place]

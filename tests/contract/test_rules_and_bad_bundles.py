@@ -17,11 +17,13 @@ import pytest
 from tandem.common.v1 import degradation_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_core.bundle import Bundle, load_bundle
+from tandem_core.experiment_file import make_experiments
 from tandem_core.grpc_errors import ErrorInterceptor
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.policy import PlacementPolicy
 from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.registry import Registry
+from tandem_core.scorer import Scored
 from tandem_core.serving_bundles import ServingBundles
 from tandem_core.settings import parse_settings
 from tandem_core.stores.sqlite import SqliteStore
@@ -39,10 +41,10 @@ class NotANumber:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.feature_names = names
 
-    def score(self, features: np.ndarray) -> np.ndarray:
+    def score(self, features: np.ndarray) -> Scored:
         scores = np.full(len(features), np.nan, np.float32)
         scores[:1] = np.inf
-        return scores
+        return Scored(scores)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def serving(retrieval_servicer: Any, store: SqliteStore) -> Serving:
         bundles.refresh()
         with serve(retrieval_servicer, interceptors=[ErrorInterceptor()]) as retrieval:
             client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=10.0)
-            servicer = RankingServicer(bundles, store, client, policies)
+            servicer = RankingServicer(bundles, store, client, make_experiments({}, policies, "test"))
             with serve(servicer, interceptors=[ErrorInterceptor()]) as ranking:
                 options = [("grpc.enable_http_proxy", 0)]
                 with grpc.insecure_channel(ranking.address, options=options) as channel:
@@ -171,7 +173,7 @@ def test_a_bundle_whose_ranker_wants_a_column_it_lacks_is_refused_and_the_old_on
         assert not bundles.refresh()
         state = stub.GetServingState(ranking_pb2.GetServingStateRequest()).state
         assert (state.bundle_id, state.refused_bundle_id) == ("newer", "damaged")
-        assert "the ranker reads 'number:weight'" in state.refusal
+        assert "trained on columns that this bundle can not compute: number:weight" in state.refusal
         assert ask(stub, now_s).bundle_id == "newer"
 
 

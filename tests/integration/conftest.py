@@ -304,3 +304,16 @@ def write_toml() -> Callable[[Path, Mapping[str, Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def listening_ports() -> Callable[[Running], list[int]]:
+    """listening_ports(running): the port of each worker, by its log."""
+
+    def ports(running: Running) -> list[int]:
+        running.port  # noqa: B018  (waits until it listens)
+        line = next(line for line in running.text.splitlines() if '"listening"' in line)
+        found: list[int] = json.loads(line)["ports"]
+        return found
+
+    return ports

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -56,13 +55,6 @@ class Callers:
             thread.join()
 
 
-def ports_of(running: Any, wait_until: Until) -> list[int]:
-    wait_until(lambda: '"listening"' in running.text, 60, "listening")
-    line = next(line for line in running.text.splitlines() if '"listening"' in line)
-    ports: list[int] = json.loads(line)["ports"]
-    return ports
-
-
 def plain_calls(port: int, name: str) -> Callable[[], Callable[[], Any]]:
     """Return a maker of calls, each on a connection of its own, without health checks or retries."""
 
@@ -100,9 +92,9 @@ def two_workers(module_launch: Any, registry: Registry, trained: Any) -> Any:
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
 def test_a_dead_or_hung_worker_is_replaced_on_its_port_while_the_other_serves(
-    two_workers: Any, balanced: Callable[..., grpc.Channel], wait_until: Until, how: str
+    two_workers: Any, listening_ports: Callable[[Any], list[int]], wait_until: Until, how: str
 ) -> None:
-    ports = ports_of(two_workers, wait_until)
+    ports = listening_ports(two_workers)
     assert len(set(ports)) == 2
     wait_until(lambda: len(two_workers.members("worker")) == 2, 60, "two workers")
     before = two_workers.members("worker")
@@ -126,13 +118,15 @@ def grpc_answers(port: int, wait_until: Until) -> bool:
     return bool(wait_until(answered, 60, "an answer on the port"))
 
 
-def test_a_dead_loader_and_a_dead_side_process_are_replaced(two_workers: Any, wait_until: Until) -> None:
+def test_a_dead_loader_and_a_dead_side_process_are_replaced(
+    two_workers: Any, listening_ports: Callable[[Any], list[int]], wait_until: Until
+) -> None:
     for role in ("loader", "side"):
         (before,) = wait_until(lambda role=role: two_workers.members(role), 60)
         os.kill(before, signal.SIGKILL)
         wait_until(lambda role=role, before=before: two_workers.members(role) not in ([], [before]), 60, f"new {role}")
     wait_until(lambda: len(two_workers.members("worker")) == 2, 60, "two workers")
-    for port in ports_of(two_workers, wait_until):
+    for port in listening_ports(two_workers):
         assert grpc_answers(port, wait_until)
 
 

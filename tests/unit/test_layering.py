@@ -21,7 +21,7 @@ FOLDERS = {
 }
 OURS = set(FOLDERS)
 WIRE = {"grpc", "google", "grpc_health", "grpc_reflection", "grpc_status", "tandem"}
-SERVING = {"numpy", "onnxruntime", "hnswlib", "pydantic", "pydantic_settings", "redis"}
+SERVING = {"numpy", "onnxruntime", "hnswlib", "pydantic", "pydantic_settings", "redis", "s3fs", "botocore"}
 TRAINING_ALONE = {"torch", "pandas", "implicit", "scipy", "sklearn", "pyarrow", "onnx", "onnxscript", "matplotlib"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from tandem_trainer.cold_items import ColdItemSettings
 from tandem_trainer.fit_blend import BlendSettings
 from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.search_index import SearchSettings
 from tandem_trainer.slist import SlistSettings
 from tandem_trainer.train_towers import TowerTrainingSettings
@@ -65,20 +66,13 @@ class FeatureSettings(Settings):
 
 
 class IndexSettings(Settings):
-    """How item vectors are searched. Exact below the size where one matrix product beats HNSW (measured)."""
+    """How item vectors are searched: of several kinds the one that is fastest on these vectors at the least recall."""
 
-    exact_below: int = Field(default=25_000, ge=0)
+    kinds: tuple[Literal["exact", "ivf", "hnsw"], ...] = Field(default=("exact", "ivf", "hnsw"), min_length=1)
+    exact_below: int = Field(default=10_000, ge=0)  # items; nothing beats one matrix product there: nothing is timed
     m: int = Field(default=16, ge=2)
     ef_construction: int = Field(default=200, ge=10)
-    min_recall: float = Field(default=0.98, gt=0, le=1)  # at 300, of each index; ef grows to it; below it no bundle
-
-
-class RankerData(Settings):
-    """What the ranker learns from."""
-
-    most_requests: int = Field(default=6000, ge=10)  # fewer held out ones could not tell a 5 % gain from chance
-    candidates: int = Field(default=500, ge=10)  # of each request: as many as the service ranks, or it meets new ground
-    source_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of training requests that hide source columns
+    min_recall: float = Field(default=0.98, gt=0, le=1)  # at 300, of each index: its breadth grows to it
 
 
 # Limit and weight as in the contract, and a quota: so many of the source's best are candidates whatever the merge says.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,9 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+from tandem_core.content_model import ContentModel, content_tokens
 from tandem_trainer.data import Dataset
 from tandem_trainer.text_encoder import encode_texts
-
-WORD = re.compile(r"\w\w+")
 
 
 def content_vectors(
@@ -28,16 +27,24 @@ def content_vectors(
     the ONNX file text_encoder makes of the same text; beside these the tables' vector columns. event_counts: int [N],
     training events per item. Raises BadEncoder.
     """
+    return content_vectors_and_model(dataset, event_counts, dims, seed, text_encoder)[0]
+
+
+def content_vectors_and_model(
+    dataset: Dataset, event_counts: NDArray[np.integer], dims: int, seed: int, text_encoder: Path | None = None
+) -> tuple[NDArray[np.float32], ContentModel]:
+    """As `content_vectors`, with the model of the words, which places items that come later."""
     items = dataset.items
     titles, texts, categories, creators = (items[name].tolist() for name in ("title", "text", "categories", "creator"))
-    content = fit_content(titles, texts, categories, creators, dims, event_counts > 0, seed)
+    content, model = fit_content_model(titles, texts, categories, creators, dims, event_counts > 0, seed)
     if text_encoder is not None:
         documents = [
             " ".join(filter(None, [title, text, *codes, creator]))
             for title, text, codes, creator in zip(titles, texts, categories, creators, strict=True)
         ]
         content = _side_by_side([content, encode_texts(text_encoder, documents)])
-    return with_vector_columns(content, items, dataset.schema.item_vector)
+    content = with_vector_columns(content, items, dataset.schema.item_vector)
+    return content, replace(model, dims=content.shape[1])
 
 
 def fit_content(
@@ -55,24 +62,34 @@ def fit_content(
     and weights learned from later items would tell training about the future. d is smaller than `dims` where the data
     has no more directions, and at least 1.
     """
-    documents = [_tokens(*item) for item in zip(titles, texts, codes, creators, strict=True)]
+    return fit_content_model(titles, texts, codes, creators, dims, fit_mask, seed)[0]
+
+
+def fit_content_model(
+    titles: Sequence[str],
+    texts: Sequence[str],
+    codes: Sequence[Sequence[str]],
+    creators: Sequence[str | None],
+    dims: int,
+    fit_mask: NDArray[np.bool_],
+    seed: int,
+) -> tuple[NDArray[np.float32], ContentModel]:
+    """As `fit_content`, with the model that gave the vectors."""
+    documents = [content_tokens(*item) for item in zip(titles, texts, codes, creators, strict=True)]
     known = [document for document, fit in zip(documents, fit_mask, strict=True) if fit and document]
     if not known:
-        return np.zeros((len(documents), 1), np.float32)
+        nothing = ContentModel([], np.empty(0, np.float32), np.empty((1, 0), np.float32), 1)
+        return np.zeros((len(documents), 1), np.float32), nothing
     # Our own tokens: sklearn's would split "category:Sci-Fi" in two. Log counts: a long text is no better match.
     vectorizer = TfidfVectorizer(analyzer=lambda tokens: tokens, sublinear_tf=True, dtype=np.float32)
     weights = vectorizer.fit_transform(known)  # [n, words]
+    words, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32)
     if weights.shape[1] == 1:  # one word in all: nothing to reduce, and sklearn refuses to
-        return np.asarray(vectorizer.transform(documents).toarray(), np.float32)
+        vectors = np.asarray(vectorizer.transform(documents).toarray(), np.float32)
+        return vectors, ContentModel(words, idf, np.ones((1, 1), np.float32), 1)
     svd = TruncatedSVD(min(dims, *weights.shape), random_state=seed).fit(weights)
-    return np.asarray(normalize(svd.transform(vectorizer.transform(documents))), np.float32)
-
-
-def _tokens(title: str, text: str, codes: Sequence[str], creator: str | None) -> list[str]:
-    """Return the words of title and text, and a token per category and for the creator."""
-    tokens = WORD.findall(f"{title} {text}".lower())
-    tokens += [f"category:{code}" for code in codes]
-    return [*tokens, f"creator:{creator}"] if creator else tokens
+    vectors = np.asarray(normalize(svd.transform(vectorizer.transform(documents))), np.float32)
+    return vectors, ContentModel(words, idf, svd.components_.astype(np.float32), vectors.shape[1])
 
 
 def with_vector_columns(content: NDArray[np.float32], items: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from tandem_trainer.content import WORD
+from tandem_core.content_model import WORD
 
 Kernel: TypeAlias = NDArray[np.float64]
 

@@ -24,7 +24,7 @@ class Batch:
     """B examples, histories newest first and padded to the longest among them (at least 1).
 
     history_rows int64 [B, H] (0 where masked). history_mask float32 [B, H]. history_types int64 [B, H]. history_ages
-    int64 [B, H], milliseconds before the newest event.
+    int64 [B, H], milliseconds before the target.
     user_attributes int64 [B, A]. context int64 [B, 2]. target_rows int64 [B]. weights float32 [B].
     """
 
@@ -95,7 +95,7 @@ class Examples:
         back = np.arange(1, max(1, lengths.max(initial=0)) + 1)
         mask = back <= lengths[:, None]  # [B, H]
         history = np.where(mask, places[:, None] - back, 0)
-        ages = self.timestamps[history[:, :1]] - self.timestamps[history]
+        ages = self.timestamps[places[:, None]] - self.timestamps[history]
         return Batch(
             history_rows=np.where(mask, self.rows[history], 0).astype(np.int64),
             history_mask=mask.astype(np.float32),
@@ -132,12 +132,12 @@ class Examples:
         targets = np.where(inside, targets, oldest)
         known = inside & (targets > self.starts[targets])
         history = np.where(known, targets - 1, 0)
-        newest = self.timestamps[history[:, :1]]
+        now = self.timestamps[targets[:, :1]]
         return Sequences(
             history_rows=np.where(known, self.rows[history], 0).astype(np.int64),
             history_mask=known.astype(np.float32),
             history_types=np.where(known, self.types[history], 0).astype(np.int64),
-            history_ages=np.where(known, newest - self.timestamps[history], 0),
+            history_ages=np.where(known, now - self.timestamps[history], 0),
             user_attributes=self.attributes[self.users[oldest[:, 0]]],
             context=encode_context(self.timestamps[targets]),
             target_rows=np.where(inside, self.rows[targets], -1).astype(np.int64),

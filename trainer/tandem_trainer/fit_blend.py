@@ -90,11 +90,26 @@ def make_examples(
 
 def ndcg(examples: BlendExamples, weights: NDArray[np.float64], k: int = TOP_AT) -> float:
     """Return mean NDCG@k over the requests."""
+    return float(np.mean(_ndcg_of_each(examples, weights, k)))
+
+
+def weighted_ndcg(examples: BlendExamples, weights: NDArray[np.float64], k: int = TOP_AT) -> float:
+    """Return mean NDCG@k over the requests, one with n right items counting sqrt(min(n, k)) times.
+
+    Where requests have one right item each this is `ndcg`. Where they differ, weights learned for the plain mean go
+    after the many who come back for one item, and are wrong for those who come back for ten.
+    """
+    shares = np.sqrt(np.minimum(examples.right, k))
+    return float(_ndcg_of_each(examples, weights, k) @ shares / max(shares.sum(), 1))
+
+
+def _ndcg_of_each(examples: BlendExamples, weights: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     ranks = examples.ranks(weights)
     gains = np.where(ranks < k, 1 / np.log2(ranks + 2.0), 0)
     total = np.bincount(examples.right_of, gains, minlength=len(examples.right))
     best = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2.0))])[np.minimum(examples.right, k)]
-    return float(np.mean(total / np.maximum(best, 1e-9)))
+    found: NDArray[np.float64] = total / np.maximum(best, 1e-9)
+    return found
 
 
 def pool_recall(examples: BlendExamples, weights: NDArray[np.float64]) -> float:
@@ -110,7 +125,7 @@ def fit_blend(examples: BlendExamples, head: int) -> BlendWeights:
     A few weights against thousands of requests: the metrics themselves can be climbed, no stand-in loss is needed.
     Each climb starts from equal weights and from the best source alone, and the better end is taken.
     """
-    top = _climb(lambda weights: ndcg(examples, weights), len(examples.sources))
+    top = _climb(lambda weights: weighted_ndcg(examples, weights), len(examples.sources))
     pool = _climb(lambda weights: pool_recall(examples, weights), len(examples.sources))
     return BlendWeights(_named(examples.sources, top), _named(examples.sources, pool), head)
 

@@ -19,13 +19,15 @@ class OfflineQueries:
 
     relevant: catalogue rows each user turned to, without those in the history (a list that leaves out seen items
     cannot have them) and without items the catalogue lacks. history: catalogue rows each user had before.
-    history_sizes: int64 [U], events before the query.
+    history_sizes: int64 [U], events before the query. outcomes: the events behind `relevant`, those that it leaves out
+    too.
     """
 
     queries: Sequence[Query]
     relevant: Relevant
     history: Relevant
     history_sizes: np.ndarray
+    outcomes: Sequence[UserEvents]
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -40,37 +42,45 @@ def make_queries(
     *,
     max_results: int,
     most_users: int | None = None,
+    moments: int = 1,
     seed: int = 0,
 ) -> OfflineQueries:
     """Return a query for each user of `after`, asked at the time of its first event there.
 
     before, after: events (user_id, item_id, timestamp in ms, event_type, value), each in a stable sort by timestamp.
     The history is what `before` holds of the user; it may hold later events only where the split is not by time.
-    attributes: user columns to send. most_users: a seeded sample of that many.
+    attributes: user columns to send. most_users: a seeded sample of that many. moments: so many queries per user (one
+    per event where there are fewer), spread over its events of `after`, those before each being history by then.
     """
     names = np.unique(after["user_id"].to_numpy(dtype=str))
     if most_users is not None and len(names) > most_users:
         names = np.sort(np.random.default_rng(seed).choice(names, most_users, replace=False))
     truth, past = _by_user(after, names), _by_user(before, names)
     profiles = _profiles(users, attributes, names)
-    queries, relevant, history = [], [], []
+    queries, relevant, history, outcomes = [], [], [], []
     for i, name in enumerate(names):
-        events, wanted = past[i], truth[i]
-        history.append(catalog.rows(events.item_ids))
-        relevant.append(np.setdiff1d(catalog.rows(wanted.item_ids), history[-1]))
-        queries.append(
-            Query(
-                request_id=f"offline-{name}",
-                user_id=str(name),
-                now_ms=int(wanted.timestamps[0]),
-                max_results=max_results,
-                events=events,
-                attributes=profiles[i],
+        for start in np.unique(np.arange(moments) * len(truth[i]) // moments):
+            events, wanted = past[i].merged_with(_part(truth[i], 0, start)), _part(truth[i], start, len(truth[i]))
+            history.append(catalog.rows(events.item_ids))
+            relevant.append(np.setdiff1d(catalog.rows(wanted.item_ids), history[-1]))
+            outcomes.append(wanted)
+            queries.append(
+                Query(
+                    request_id=f"offline-{name}" if not start else f"offline-{name}-{start}",
+                    user_id=str(name),
+                    now_ms=int(wanted.timestamps[0]),
+                    max_results=max_results,
+                    events=events,
+                    attributes=profiles[i],
+                )
             )
-        )
-    return OfflineQueries(
-        queries, _ragged(relevant), _ragged(history), np.array([len(events) for events in past], np.int64)
-    )
+    sizes = np.array([len(query.events) for query in queries], np.int64)
+    return OfflineQueries(queries, _ragged(relevant), _ragged(history), sizes, outcomes)
+
+
+def _part(events: UserEvents, start: int, stop: int) -> UserEvents:
+    span = slice(start, stop)
+    return UserEvents(events.item_ids[span], events.timestamps[span], events.event_types[span], events.values[span])
 
 
 def _by_user(events: pd.DataFrame, names: np.ndarray) -> list[UserEvents]:

@@ -12,6 +12,7 @@ from tandem_core.registry import Registry
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.inputs import split_data
+from tandem_trainer.memory import memory_peak_mb
 from tandem_trainer.progress import Progress
 from tandem_trainer.split import Split
 from tandem_trainer.training_run import TrainingRun
@@ -19,13 +20,17 @@ from tandem_trainer.training_run import TrainingRun
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run made: the published bundle, the data it was cut from, seconds by step."""
+    """What a run made: the published bundle, the data it was cut from, seconds by step.
+
+    costs: events_per_second of the towers, loading_share (0..1) of their time, memory_peak_mb of the process.
+    """
 
     bundle_id: str
     manifest: Manifest
     dataset: Dataset
     split: Split
     seconds: dict[str, float]
+    costs: dict[str, float]
 
 
 def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: Progress) -> Trained:
@@ -38,7 +43,8 @@ def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: P
         split = split_data(config, dataset)
     staging = registry.new_staging("train")
     try:
-        manifest = _fit(TrainingRun(config, dataset, split, staging, progress), progress)
+        run = TrainingRun(config, dataset, split, staging, progress)
+        manifest = _fit(run, progress)
         with progress.step("publish"):
             registry.publish(staging, manifest.bundle_id)
             registry.activate(manifest.bundle_id)
@@ -46,7 +52,7 @@ def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: P
     except BaseException:  # whatever it was, Ctrl-C too: nothing half-written stays behind; the error goes on
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds)
+    return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds, _costs(run))
 
 
 def _fit(run: TrainingRun, progress: Progress) -> Manifest:
@@ -73,3 +79,11 @@ def _fit(run: TrainingRun, progress: Progress) -> Manifest:
         run.fit_ranker()
     with progress.step("manifest"):
         return run.finish()
+
+
+def _costs(run: TrainingRun) -> dict[str, float]:
+    return {
+        "events_per_second": run.towers.examples_per_second,
+        "loading_share": run.towers.loading_share,
+        "memory_peak_mb": memory_peak_mb(),
+    }

@@ -1,94 +1,79 @@
-"""The ranker's examples: what retrieval really returns to users whose next events are known."""
+"""Training the ranker on examples, and saying whether its order beats retrieval's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tandem_core.budget import Budget
-from tandem_core.features import resolve_user
-from tandem_core.ranker_features import RETRIEVAL_PLACE, from_sources, ranker_features
-from tandem_core.retrieval_pipeline import RetrievalPipeline
-from tandem_trainer.offline_queries import OfflineQueries
+from tandem_core.metrics import Interval, paired_difference
+from tandem_core.ranker_events import events_of
+from tandem_core.ranker_features import RETRIEVAL_PLACE, from_sources
 from tandem_trainer.progress import Progress, text
-from tandem_trainer.ranker import FittedRanker, RankerSettings, RankingData, fit_ranker, ndcg_at
+from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.ranker_examples import HeadSettings
+from tandem_trainer.ranker_fit import FittedRanker, RankerInputs, RankingData, fit_ranker
+from tandem_trainer.ranker_loss import ndcg_by_request
 
-HELD_OUT = 0.3  # share of requests that choose the epoch and say whether the ranker helps
 
-
-def ranker_examples(
-    pipeline: RetrievalPipeline,
-    offline: OfflineQueries,
-    names: Sequence[str],
-    most_candidates: int,
-    progress: Progress,
-) -> RankingData:
-    """Ask retrieval for each query and label what it returns; requests without any positive teach nothing.
-
-    Returned: the candidates of each request in the order retrieval gave them; groups count requests from 0. Features
-    are those the service computes, by the same function, at the time of the query.
-    """
-    parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    for i, query in enumerate(offline.queries):
-        found = pipeline.retrieve(replace(query, max_results=most_candidates), Budget()).candidates
-        relevant = offline.relevant.rows[offline.relevant.indptr[i] : offline.relevant.indptr[i + 1]]
-        labels = np.isin(found.rows, relevant).astype(np.float32)
-        if labels.any():
-            user = resolve_user(pipeline.bundle.schema, pipeline.bundle.catalog, query)
-            parts.append((ranker_features(names, found, user, pipeline.bundle, query.now_ms), labels))
-        if i % 100 == 0:
-            progress.advance(i, len(offline), "candidates of validation users")
-    if not parts:
-        raise ValueError("retrieval found no validation event among its candidates: nothing to train the ranker on")
-    return RankingData(
-        np.concatenate([features for features, _ in parts]),
-        np.concatenate([labels for _, labels in parts]),
-        np.repeat(np.arange(len(parts)), [len(labels) for _, labels in parts]),
+def inputs_of(names: Sequence[str], heads: Sequence[HeadSettings]) -> RankerInputs:
+    return RankerInputs(
+        prior=list(names).index(RETRIEVAL_PLACE),
+        events=events_of(names),
+        of_sources=from_sources(names),
+        values=[head.value for head in heads],
     )
 
 
 def train_ranker(
     examples: RankingData,
     names: Sequence[str],
+    heads: Sequence[HeadSettings],
     settings: RankerSettings,
     source_dropout: float,
     seed: int,
     progress: Progress,
 ) -> tuple[FittedRanker, dict[str, float]]:
-    """Fit on most of the requests; say on those held out how the order compares with retrieval's (NDCG@10).
+    """Fit; say how the order compares with retrieval's (NDCG@10) on requests, each by the model that has not seen it.
 
     source_dropout: share of the requests to fit on that hide what sources said, since callers of Rank bring candidates
     without it. Those held out hide nothing: they stand for what Recommend ranks.
     """
-    rng = np.random.default_rng(seed)
-    requests = np.unique(examples.groups)
-    drawn = rng.permutation(requests)[: max(1, int(HELD_OUT * len(requests)))]
-    held = np.isin(examples.groups, drawn)
-    fit_on = np.ones_like(held) if held.all() else ~held  # a lone request stands on both sides
-    kept, held_out = _where(examples, fit_on), _where(examples, held)
-    hidden = np.isin(kept.groups, requests[rng.random(len(requests)) < source_dropout])
-    kept.features[np.ix_(hidden, from_sources(names))] = 0
     fitted = fit_ranker(
-        kept.features,
-        kept.labels,
-        kept.groups,
+        examples,
         settings,
         seed,
-        held_out,
-        lambda epoch, found: progress.advance(epoch + 1, settings.epochs, text(found)),
-        prior=list(names).index(RETRIEVAL_PLACE),
+        inputs_of(names, heads),
+        source_dropout=source_dropout,
+        progress=lambda epoch, found: progress.advance(epoch + 1, settings.epochs, text(found)),
     )
-    retrieval_order = -np.arange(len(held_out.labels), dtype=np.float32)  # candidates stand in the order found
+    ranked, retrieval, gain = gain_over_retrieval(examples, names, fitted, seed)
     return fitted, {
-        "ranker_heldout_ndcg@10": fitted.history[fitted.best_epoch]["ndcg@10"],
-        "retrieval_heldout_ndcg@10": ndcg_at(10, retrieval_order, held_out.labels, held_out.groups),
-        "ranker_requests": float(len(requests)),
+        "ranker_heldout_ndcg@10": ranked,
+        "retrieval_heldout_ndcg@10": retrieval,
+        "ranker_gain_low": gain.low,
+        "ranker_gain_high": gain.high,
+        "ranker_requests": float(len(examples)),
     }
 
 
-def _where(examples: RankingData, mask: NDArray[np.bool_]) -> RankingData:
-    """Return a copy of the examples marked in bool [n]."""
-    return RankingData(examples.features[mask], examples.labels[mask], examples.groups[mask])
+def gain_over_retrieval(
+    examples: RankingData, names: Sequence[str], fitted: FittedRanker, seed: int
+) -> tuple[float, float, Interval]:
+    """Return NDCG@10 of the ranker and of retrieval's order, means over users, and the interval of the difference."""
+    right = (examples.labels > 0).astype(np.float32)
+    place = examples.features[:, list(names).index(RETRIEVAL_PLACE)]
+    ours, theirs = (
+        _by_user(ndcg_by_request(10, scores, right, examples.groups, examples.weights), examples.users)
+        for scores in (fitted.out_of_fold[:, 0], place)
+    )
+    difference = paired_difference(ours, theirs, rng=np.random.default_rng(seed))
+    return float(np.nanmean(ours)), float(np.nanmean(theirs)), difference
+
+
+def _by_user(each: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Return the mean over each user's requests, NaN where none counts: requests of one user are not independent."""
+    known = ~np.isnan(each)
+    totals = np.bincount(users[known], each[known], minlength=int(users.max()) + 1)
+    counts = np.bincount(users[known], minlength=len(totals))
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)

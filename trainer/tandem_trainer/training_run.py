@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tandem_core.bundle import COLD_ITEMS, golden_user, open_parts
 from tandem_core.catalog import Catalog
 from tandem_core.features import FeatureSchema, item_tower_inputs, resolve_user, user_tower_inputs
 from tandem_core.index.exact import ExactIndex
+from tandem_core.live.encoder import CONTENT_MODEL, TEXT_ENCODER
 from tandem_core.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -40,7 +42,7 @@ from tandem_core.sources.popularity_tables import PopularityTables
 from tandem_trainer.als import AlsModel, fit_als
 from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import Plan, TrainConfig
-from tandem_trainer.content import content_vectors
+from tandem_trainer.content import content_vectors_and_model
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import make_examples
 from tandem_trainer.export import check_parity, to_onnx
@@ -53,12 +55,13 @@ from tandem_trainer.popularity import fit_popularity
 from tandem_trainer.popularity_wide import rating_table, window_tables
 from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
 from tandem_trainer.progress import Progress, text
+from tandem_trainer.ranker_examples import as_entries, find_heads, ranker_examples
 from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
 from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_cold_items import fit_cold_items
-from tandem_trainer.train_ranker import ranker_examples, train_ranker
+from tandem_trainer.train_ranker import train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 INDEX_QUERIES = 500  # users whose vectors measure an index's recall
@@ -84,7 +87,12 @@ class TrainingRun:
         self._progress = progress
         self._metrics: dict[str, float] = {}
         self._ranker_history: list[dict[str, float]] = []
-        self._entries: dict[str, Any] = {"blends": {}, "ranker_helps": False}
+        self._entries: dict[str, Any] = {
+            "blends": {},
+            "ranker_features": [],
+            "ranker_heads": [],
+            "ranker_helps": False,
+        }
 
     def fit_tables(self) -> None:
         """Catalogue, schema, popularity, ages and content vectors, all counted on the training cut alone; search."""
@@ -93,10 +101,13 @@ class TrainingRun:
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
         self.schema = build_schema(self._dataset, self.catalog, self._config)
         features = self._config.features
-        self.content = content_vectors(
+        self.content, words = content_vectors_and_model(
             self._dataset, self.catalog.event_counts, features.content_dims, self._config.seed, features.text_encoder
         )
         self._entries["text_encoder"] = encoder_sha256(features.text_encoder)
+        words.save(self._staging / CONTENT_MODEL)
+        if features.text_encoder is not None:  # items that come later are encoded with it
+            shutil.copyfile(features.text_encoder, self._staging / TEXT_ENCODER)
         self.catalog.save(self._staging / "catalog.npz")
         np.save(self._staging / "content_vectors.npy", self.content)
         self._popularity = self._count_popularity()
@@ -167,6 +178,7 @@ class TrainingRun:
             self._config.seed,
             validation if len(validation) else None,
             lambda part, found: self._progress.advance(part + 1, validations, text(found)),
+            self.als.item_factors,
         )
         best = self.towers.history[self.towers.best]
         self._metrics |= {f"towers_{name}": value for name, value in best.items()}
@@ -226,12 +238,10 @@ class TrainingRun:
         profiles = [content_profile(self.content, user.history, half_life) for user in users]
         contents = [profile for profile in profiles if profile is not None]
         infos = {
-            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower.hnsw", seed),
-            "als": build_index(
-                self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als.hnsw", seed
-            ),
+            "two_tower": build_index(self.towers.item_vectors, tower, index, self._staging / "two_tower", seed),
+            "als": build_index(self.als.item_factors, np.array(folded, np.float32), index, self._staging / "als", seed),
             "content": build_index(
-                self.content, np.array(contents, np.float32), index, self._staging / "content.hnsw", seed
+                self.content, np.array(contents, np.float32), index, self._staging / "content", seed
             ),
         }
         self._entries["indexes"] = infos
@@ -240,7 +250,6 @@ class TrainingRun:
 
     def fit_blend(self) -> None:
         """Learn to merge what this very bundle's sources find for validation users."""
-        self._entries["ranker_features"] = feature_names(self.schema, self._ranker_sources())
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
         queries = self._validation_queries(self._config.blend.most_requests)
         blends, metrics = learn_blends(
@@ -254,29 +263,29 @@ class TrainingRun:
 
     def fit_ranker(self) -> None:
         """Train on what this very bundle's retrieval returns for validation users."""
+        config = self._config
         bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
-        queries = self._validation_queries(self._config.ranker_data.most_requests)
+        offline = self._validation_queries(config.ranker_data.most_requests, config.ranker_data.moments)
+        heads = find_heads(config.ranker_data, self.schema, offline, config.popularity.rating_event_types)
+        sources = [source for source in self._ranker_sources() if source in bundle.sources]
+        names = feature_names(self.schema, sources, bundle.ranker_tables.levels, config.ranker.attention)
         examples = ranker_examples(
-            RetrievalPipeline(bundle),
-            queries,
-            self._entries["ranker_features"],
-            self._config.ranker_data.candidates,
-            self._progress,
+            RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, self._progress
         )
+        started = time.process_time()
         fitted, metrics = train_ranker(
-            examples,
-            self._entries["ranker_features"],
-            self._config.ranker,
-            self._config.ranker_data.source_dropout,
-            self._config.seed,
-            self._progress,
+            examples, names, heads, config.ranker, config.ranker_data.source_dropout, config.seed, self._progress
         )
-        self._metrics |= metrics
+        self._metrics |= {**metrics, "ranker_fit_core_s": time.process_time() - started}
         self._ranker_history = fitted.history
-        self._entries["ranker_helps"] = metrics["ranker_heldout_ndcg@10"] > metrics["retrieval_heldout_ndcg@10"]
+        self._entries |= {
+            "ranker_features": names,
+            "ranker_heads": as_entries(heads),
+            "ranker_helps": metrics["ranker_gain_low"] > 0,
+        }
         path = self._staging / "ranker.onnx"
         shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
-        to_onnx(fitted.model, shapes[-1], "scores", path, {"features": {0: "candidates"}})
+        to_onnx(fitted.model, shapes[-1], "answers", path, {"features": {0: "candidates"}})
         self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], check_parity(fitted.model, path, shapes))
 
     def finish(self) -> Manifest:
@@ -309,7 +318,7 @@ class TrainingRun:
         with_quota = {source for plan in plans for source, entry in plan.items() if len(entry) > 2}
         return [source for source in self._ranker_sources() if source not in with_quota]
 
-    def _validation_queries(self, most: int) -> OfflineQueries:
+    def _validation_queries(self, most: int, moments: int = 1) -> OfflineQueries:
         return make_queries(
             history_of_validation(self._split),
             self._split.validation,
@@ -318,6 +327,7 @@ class TrainingRun:
             self.catalog,
             max_results=self._config.ranker_data.candidates,
             most_users=most,
+            moments=moments,
             seed=self._config.seed,
         )
 
@@ -352,6 +362,7 @@ class TrainingRun:
             schema_digest=self.schema.digest(),
             features=self.schema,
             ranker_features=self._entries["ranker_features"],
+            ranker_heads=self._entries["ranker_heads"],
             ranker_helps=self._entries["ranker_helps"],
             text_encoder=self._entries["text_encoder"],
             indexes=self._entries["indexes"],

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from tandem_core.index.base import Rows, Scores, top_k
 
+COMPARED = 256  # rows whose vectors in the graph must be those of the catalogue
+
 
 class HnswIndex:
     """A loaded, read-only HNSW graph over inner products.
@@ -43,6 +45,9 @@ class HnswIndex:
         index.load_index(str(path), max_elements=len(vectors))
         if index.get_current_count() != len(vectors):
             raise ValueError(f"{path} holds {index.get_current_count()} vectors, the catalogue {len(vectors)}")
+        rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), COMPARED)).astype(np.int64))
+        if not np.allclose(np.asarray(index.get_items(rows)), vectors[rows], atol=1e-6):
+            raise ValueError(f"{path} was built over other vectors than those it came with")
         return cls(index, vectors, ef)
 
     def save(self, path: Path) -> None:

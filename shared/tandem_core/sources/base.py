@@ -13,6 +13,8 @@ from tandem_core.features import User
 from tandem_core.filters import Eligibility
 from tandem_core.index.base import VectorIndex, top_k
 
+_WIDER = 4
+
 ScoreRows = Callable[[NDArray[np.int32]], NDArray[np.float32]]
 
 
@@ -52,11 +54,12 @@ def nearest(index: VectorIndex, query: NDArray[np.float32], eligible: Eligibilit
         return index.vectors[rows] @ query
 
     everything = len(index.vectors)
-    spare = limit if eligible.has_condition else 0
-    asked = min(everything, limit + spare + min(eligible.excluded_count, 2 * limit))
-    rows, scores = index.search(query, asked)
-    kept = eligible.keep(rows)
-    if np.count_nonzero(kept) >= limit or asked == everything:
-        return Found(rows[kept][:limit], scores[kept][:limit], score_rows)
+    asked = min(everything, limit + eligible.spare(limit))
+    # Where many items are gone they may be neighbours: a wider search costs less than a look at the whole catalogue.
+    for wider in (1, _WIDER) if eligible.some_gone else (1,):
+        rows, scores = index.search(query, min(everything, asked * wider))
+        kept = eligible.keep(rows)
+        if np.count_nonzero(kept) >= limit or asked * wider >= everything:
+            return Found(rows[kept][:limit], scores[kept][:limit], score_rows)
     matching = eligible.matching_rows()
     return Found(*top_k(score_rows(matching), matching, limit), score_rows)

@@ -55,7 +55,8 @@ class ColdItems:
     def find(self, user: User, eligible: Eligibility, limit: int) -> Found:
         kept = np.flatnonzero(eligible.keep(self.model.item_rows))
         taste = self.taste(user.history)
-        scores = self._by_segment(user, kept) if taste is None else self.model.item_vectors[kept] @ taste
+        # All of them, and then those kept: gathering vectors takes longer than multiplying them.
+        scores = self._by_segment(user, kept) if taste is None else (self.model.item_vectors @ taste)[kept]
         return Found(*top_k(scores, self.model.item_rows[kept], limit))
 
     def taste(self, history: History) -> NDArray[np.float32] | None:

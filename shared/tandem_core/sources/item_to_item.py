@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from tandem_core.features import User
 from tandem_core.filters import Eligibility
 from tandem_core.index.base import top_k
@@ -29,6 +27,7 @@ class ItemToItem:
         if not len(user.history):
             return Found()
         scores = self.next_items.weighted_sum(user.history.rows, user.history.decayed(self.half_life))
-        spoken_for = np.flatnonzero(scores > 0).astype(np.int32)
-        rows = spoken_for[eligible.keep(spoken_for)]
-        return Found(*top_k(scores[rows], rows, limit), scores.__getitem__)
+        spoken_for = scores.values > 0
+        rows, values = scores.columns[spoken_for], scores.values[spoken_for]
+        kept = eligible.keep(rows)
+        return Found(*top_k(values[kept], rows[kept], limit), scores.at)

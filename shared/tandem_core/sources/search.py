@@ -45,9 +45,10 @@ class Search:
             return Found()
         known = [row for word in dict.fromkeys(words(user.query_text)) if (row := self._row_of.get(word)) is not None]
         scores = self.weights.weighted_sum(np.array(known, np.int64), np.ones(len(known), np.float32))
-        matching = np.flatnonzero(scores > 0).astype(np.int32)
-        rows = matching[eligible.keep(matching)]
-        return Found(*top_k(scores[rows], rows, limit), scores.__getitem__)
+        matching = scores.values > 0
+        rows, values = scores.columns[matching], scores.values[matching]
+        kept = eligible.keep(rows)
+        return Found(*top_k(values[kept], rows[kept], limit), scores.at)
 
     def save(self, path: Path) -> None:
         """Write as npz without pickle."""

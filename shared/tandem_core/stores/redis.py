@@ -88,6 +88,7 @@ class RedisStore:
             options |= {"username": username or None, "password": password or None}
         if tls:
             options |= {"ssl": True, "ssl_ca_certs": None if ca_file is None else str(ca_file)}
+        self.options = options
         self._reading = redis.Redis(**options, socket_timeout=_READ_TIMEOUT_S)
         self._writing = redis.Redis(**options, socket_timeout=_WRITE_TIMEOUT_S)
         self._add = self._writing.register_script(ADD)
@@ -100,6 +101,11 @@ class RedisStore:
         self._key: bytes | None = None
         self._asked_for_durability = False
         self._read_again = 0.0  # monotonic seconds
+
+    @property
+    def name(self) -> str:
+        """The server's address, without the password."""
+        return self._name
 
     def read(self, user_id: str) -> StoredUser:
         if time.monotonic() < self._read_again:

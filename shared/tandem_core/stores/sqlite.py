@@ -69,6 +69,11 @@ class SqliteStore:
         self._connections: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     def read(self, user_id: str) -> StoredUser:
         with self._named():
             connection = self._connection()

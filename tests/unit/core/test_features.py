@@ -157,8 +157,8 @@ def test_tower_inputs_are_padded_to_the_longest_history_and_cut_to_the_newest_ev
     np.testing.assert_array_equal(inputs["history_vectors"][0], item_vectors[[5, 4, 3, 2]])
     assert not inputs["history_vectors"][1].any()
     assert inputs["history_types"].tolist() == [[1, 1, 1, 1], [0] * 4, [1, 0, 0, 0]]
-    minute = 60_000  # they are so far apart; ages count from the newest
-    assert inputs["history_ages"].tolist() == [[0, minute, 2 * minute, 3 * minute], [0] * 4, [0] * 4]
+    minute = 60_000  # they are so far apart; ages count from the request
+    assert inputs["history_ages"].tolist() == [[minute, 2 * minute, 3 * minute, 4 * minute], [0] * 4, [minute, 0, 0, 0]]
     assert inputs["user_attributes"].shape == (3, 2)
     assert inputs["context"].tolist() == [[23, 6]] * 3
     assert user_tower_inputs(schema, users[1:2], item_vectors)["history_mask"].shape == (1, 1)

@@ -96,7 +96,6 @@ def test_candidates_without_scores_have_0(catalog: Catalog) -> None:
     ("fields", "field"),
     [
         ({"rows": [1, 12]}, "candidates.rows"),
-        ({"rows": [-1]}, "candidates.rows"),
         ({"rows": [1, 2, 1]}, "candidates"),
         ({"item_ids": ["i1", "i1"]}, "candidates"),
         ({"item_ids": ["z", "z"]}, "candidates"),

@@ -40,8 +40,8 @@ def test_a_missing_manifest_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"format": 1}, r"has format 1; this version reads 3\. It was made by an older version: train again"),
-        ({"format": 4}, "has format 4; this version reads 3: serve it with a newer version"),
+        ({"format": 1}, r"has format 1; this version reads 4\. It was made by an older version: train again"),
+        ({"format": 5}, "has format 5; this version reads 4: serve it with a newer version"),
         ({"schema_digest": "0" * 64}, "feature schema does not have its recorded digest"),
         ({"created_ms": "yesterday"}, "created_ms: .*valid integer"),
         ({"colour": "red"}, "colour: Extra inputs"),

@@ -33,6 +33,16 @@ def test_fusion_worked_out_by_hand() -> None:
     assert merged.columns["score:b"].tolist() == [5, 9, 7]
 
 
+def test_a_source_that_can_score_any_item_is_asked_about_those_that_others_found() -> None:
+    table = np.arange(10, dtype=np.float32)
+    can = Found(np.array([7], np.int32), np.array([7.0], np.float32), table.__getitem__)
+    merged = rank_fusion({"a": can, "b": found(3)}, {"a": 1.0, "b": 0.5})
+    assert merged.rows.tolist() == [7, 3]
+    assert merged.columns["rank:a"].tolist() == [1, 0]
+    assert merged.columns["score:a"].tolist() == [7, 3]
+    assert merged.columns["score:b"].tolist() == [0, 9]
+
+
 def test_equal_scores_go_to_the_smaller_row() -> None:
     assert rank_fusion({"a": found(9), "b": found(4)}, {"a": 1, "b": 1}).rows.tolist() == [4, 9]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.features import User, resolve_user
 from tandem_core.query import Query, UserEvents
-from tandem_core.ranker_features import feature_names, ranker_features
+from tandem_core.ranker_features import feature_names, ranker_features, unknown_features
+from tandem_core.ranker_tables import RankerTables
+from tandem_core.sparse_rows import SparseRows
 
 DAY_MS = 86_400_000
 MakeQuery = Callable[..., Query]
@@ -41,6 +44,12 @@ def batch() -> CandidateBatch:
     return CandidateBatch(np.array([0, 5, 11], np.int32), np.array([0.9, 0.5, 0.1], np.float32), columns)
 
 
+def sparse(dense: np.ndarray) -> SparseRows:
+    rows, columns = np.nonzero(dense)
+    bounds = np.searchsorted(rows, np.arange(len(dense) + 1)).astype(np.int64)
+    return SparseRows(bounds, columns.astype(np.int32), dense[rows, columns], dense.shape[1])
+
+
 def columns_of(
     names: list[str], batch: CandidateBatch, user: User, bundle: Bundle, now_ms: int
 ) -> dict[str, list[float]]:
@@ -54,39 +63,71 @@ def columns_of(
 def test_every_column_worked_out_by_hand(
     small: Bundle, user: User, batch: CandidateBatch, item_vectors: np.ndarray, now_ms: int
 ) -> None:
-    names = feature_names(small.schema, ["a", "b", "never_asked"])
-    got = columns_of(names, batch, user, small, now_ms)
+    """The user's newest event was a minute ago, the one before it two."""
+    levels = {"global": np.arange(12, dtype=np.float32), "window:7": np.ones(12, np.float32)}
+    after = np.zeros((12, 12), np.float32)
+    after[4, [5, 11]] = 0.5, 0.25  # what follows i4
+    bundle = replace(small, ranker_tables=RankerTables(levels, sparse(after)))
+    names = feature_names(small.schema, ["a", "b", "never_asked"], levels, events=3)
+    got = columns_of(names, batch, user, bundle, now_ms)
     towards = item_vectors[[0, 5, 11]] @ item_vectors[[4, 1]].T  # newest first
     content = small.content_vectors[[0, 5, 11]] @ small.content_vectors[[4, 1]].T
     expected: dict[str, list[float] | np.ndarray] = {
+        "retrieval_place": [0, -np.log(2), -np.log(3)],
+        "retrieval_z": [np.sqrt(1.5), 0, -np.sqrt(1.5)],
+        "sources_found": [1, 1, 1],
         "reciprocal_rank:a": [1, 0, 0.5],  # 1 / sqrt(rank)
         "source_score:a": [0.75, 0, 0.25],
+        "source_z:a": (np.array([0.75, 0, 0.25]) - 1 / 3) / np.std([0.75, 0, 0.25]),
         "reciprocal_rank:b": [0, 1 / np.sqrt(2), 0],
         "source_score:b": [0, -3, 0],
+        "source_z:b": [np.sqrt(0.5), -np.sqrt(2), np.sqrt(0.5)],
         "reciprocal_rank:never_asked": [0, 0, 0],
         "source_score:never_asked": [0, 0, 0],
+        "source_z:never_asked": [0, 0, 0],
         "taste_mean": towards.mean(axis=1),
         "taste_max": towards.max(axis=1),
         "taste_newest": towards[:, 0],
         "content_mean": content.mean(axis=1),
         "content_max": content.max(axis=1),
         "log_events": np.log1p([100, 50, 0]),
+        "level:global": [0, 5, 11],
+        "level:window:7": [1, 1, 1],
+        "trend:window:7": [1, -4, -10],
         # Of 4.5 events' weight Drama and News have 4 (i4), Comedy .5 (i1): i0 is of both of the first two.
         "category_affinity": [(4 / 4.5 + 4 / 4.5) / 2, 0.5 / 4.5, 0],
+        "category_recent": [(4 / 4.5 + 4 / 4.5) / 2, 0.5 / 4.5, 0],
         "creator_affinity": [0.5 / 4.5, 4 / 4.5, 0],
         "log_age_days": np.log1p([0, 5, 11]),
         "age_known": [1, 1, 1],
         "log_history": [np.log(3)] * 3,
+        "log_idle_hours": [np.log1p(1 / 60)] * 3,
+        "hour_sin": [np.sin(2 * np.pi * (now_ms % DAY_MS) / DAY_MS)] * 3,
+        "hour_cos": [np.cos(2 * np.pi * (now_ms % DAY_MS) / DAY_MS)] * 3,
+        "weekday_sin": [np.sin(2 * np.pi * (now_ms % (7 * DAY_MS)) / (7 * DAY_MS))] * 3,
+        "weekday_cos": [np.cos(2 * np.pi * (now_ms % (7 * DAY_MS)) / (7 * DAY_MS))] * 3,
         "regime_warm": [0, 0, 0],
         "regime_few_events": [1, 1, 1],
         "regime_profile_only": [0, 0, 0],
         "regime_unknown": [0, 0, 0],
         "number:price": [0, 0, 0],  # i0 costs 0, the others' prices are unknown
+        "price_ratio": [0, 0, 0],
+        **{f"event_known:{i}": [float(i < 2)] * 3 for i in range(3)},
+        **{f"event_taste:{i}": towards[:, i] if i < 2 else [0, 0, 0] for i in range(3)},
+        **{f"event_content:{i}": content[:, i] if i < 2 else [0, 0, 0] for i in range(3)},
+        **{f"event_next:{i}": [0, 0.5, 0.25] if i == 0 else [0, 0, 0] for i in range(3)},
+        **{f"event_gap:{i}": [np.log1p((i + 1) / 60) if i < 2 else 0] * 3 for i in range(3)},
     }
     for name, column in expected.items():
         assert got.pop(name) == pytest.approx(list(column), abs=1e-5), name
-    assert got.pop("retrieval_place") == pytest.approx([0, -np.log(2), -np.log(3)])
     assert got == {}
+
+
+def test_a_price_stands_beside_what_the_user_usually_pays(small: Bundle, user: User, now_ms: int) -> None:
+    """The user bought for 10 and for 40: 20 is usual."""
+    batch = CandidateBatch(np.array([2, 4, 5], np.int32), np.ones(3, np.float32))
+    got = columns_of(["price_ratio"], batch, user, small, now_ms)
+    assert got["price_ratio"] == pytest.approx([0, np.log(2), 0], abs=1e-6)
 
 
 def test_a_name_the_features_do_not_know_is_a_column_of_0(
@@ -113,7 +154,7 @@ def test_without_history_or_candidates_all_is_finite(
     small: Bundle, make_query: MakeQuery, batch: CandidateBatch, now_ms: int
 ) -> None:
     nobody = resolve_user(small.schema, small.catalog, make_query())
-    names = feature_names(small.schema, ["a"])
+    names = feature_names(small.schema, ["a"], ["global"], events=2)
     got = columns_of(names, batch, nobody, small, now_ms)
     assert got["taste_max"] == got["category_affinity"] == got["log_history"] == [0, 0, 0]
     assert got["regime_unknown"] == [1, 1, 1]
@@ -140,8 +181,20 @@ def test_the_bundles_ranker_takes_the_columns_its_manifest_names(bundle: Bundle,
     }
     batch = CandidateBatch(np.arange(n, dtype=np.int32), np.linspace(1, 0, n, dtype=np.float32), columns)
     features = ranker_features(bundle.scorer.feature_names, batch, user, bundle, 0)
-    scores = bundle.scorer.score(features)
-    assert scores.shape == (n,)
-    assert np.isfinite(scores).all()
-    one_by_one = np.concatenate([bundle.scorer.score(features[i : i + 1]) for i in range(n)])
-    np.testing.assert_allclose(scores, one_by_one, atol=1e-4)
+    scored = bundle.scorer.score(features)
+    assert scored.scores.shape == (n,)
+    assert np.isfinite(scored.scores).all()
+    one_by_one = np.concatenate([bundle.scorer.score(features[i : i + 1]).scores for i in range(n)])
+    np.testing.assert_allclose(scored.scores, one_by_one, atol=1e-4)
+    assert list(scored.heads) == [head.name for head in bundle.manifest.ranker_heads]
+    for head in bundle.manifest.ranker_heads:
+        column = scored.heads[head.name]
+        assert head.value or (column.min() >= 0 and column.max() <= 1)
+
+
+def test_columns_that_a_bundle_can_not_compute_are_named(small: Bundle) -> None:
+    names = feature_names(small.schema, ["a"], ["global"], events=10)
+    assert unknown_features(names, small.schema, ["a"], ["global"]) == []
+    assert unknown_features([*names, "number:weight"], small.schema, ["a"], ["global"]) == ["number:weight"]
+    lacking = unknown_features(names, small.schema, [], [])
+    assert lacking == ["reciprocal_rank:a", "source_score:a", "source_z:a", "level:global"]

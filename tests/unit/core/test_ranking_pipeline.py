@@ -20,6 +20,7 @@ from tandem_core.policy import PlacementPolicy, PopularityBlendSettings, load_po
 from tandem_core.query import Query, Regime, Seen, UserEvents
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
 from tandem_core.retrieval_pipeline import RetrievalPipeline, Retrieved
+from tandem_core.scorer import Scored
 
 MakeBundle = Callable[..., Bundle]
 MakeQuery = Callable[..., Query]
@@ -48,11 +49,12 @@ class RowScorer:
         self.scores = scores
         self.calls = 0
 
-    def score(self, features: np.ndarray) -> np.ndarray:
+    def score(self, features: np.ndarray) -> Scored:
         self.calls += 1
         if self.failure is not None:
             raise self.failure
-        return -features[:, 0] if self.scores is None else self.scores[: len(features)]
+        scores = -features[:, 0] if self.scores is None else self.scores[: len(features)]
+        return Scored(scores, {"click": np.full(len(scores), 0.25, np.float32)})
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,13 @@ def shown(slate: Slate) -> list[int]:
 
 def kinds(slate: Slate) -> list[DegradationKind]:
     return [each.kind for each in slate.degradations]
+
+
+def test_what_the_ranker_says_of_each_answer_are_columns_for_the_rules(
+    build: Callable[..., RankingPipeline], make_query: MakeQuery
+) -> None:
+    slate = build().recommend(make_query(), Budget(), gives(4, 1, 9))
+    assert slate.items.columns["head:click"].tolist() == [0.25] * 3
 
 
 def test_candidates_are_put_in_the_rankers_order(build: Callable[..., RankingPipeline], make_query: MakeQuery) -> None:

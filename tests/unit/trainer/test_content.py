@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from tandem_trainer.content import fit_content, with_vector_columns
+from tandem_core.content_model import ContentModel, content_tokens
+from tandem_trainer.content import fit_content, fit_content_model, with_vector_columns
 
 TITLES = ["space war", "space ships at war", "quiet love story", "love in spring", "", "war of zorblax"]
 TEXTS = ["", "robots fight", "two people meet", "a garden", "", "zorblax returns"]
@@ -78,3 +81,19 @@ def test_vectors_that_the_tables_bring_join_the_content_and_rows_keep_unit_lengt
     half = np.sqrt(0.5)
     np.testing.assert_allclose(joined, [[half, 0, 0, half], [0, 1, 0, 0], [0, 0, 1, 0]], atol=1e-6)
     assert with_vector_columns(content, pd.DataFrame(), []) is content
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ["word word word"] * 6])
+def test_the_model_gives_later_items_the_vectors_that_training_gave(texts: list[str]) -> None:
+    vectors, model = fit_content_model(TITLES, texts, CODES, CREATORS, 3, ALL, 0)
+    documents = [content_tokens(*item) for item in zip(TITLES, texts, CODES, CREATORS, strict=True)]
+    np.testing.assert_allclose(model.encode(documents), vectors, atol=1e-5)
+    assert not model.encode([["unheard", "of"], []]).any()
+
+
+@pytest.mark.parametrize("words", [["word"], [""]])
+def test_a_model_of_one_word_or_none_works_too(words: list[str], tmp_path: Path) -> None:
+    vectors, model = fit_content_model(words, [""], [[]], [None], 8, np.ones(1, bool), 0)
+    model.save(tmp_path / "model.npz")
+    again = ContentModel.load(tmp_path / "model.npz").encode([content_tokens(words[0], "", [], None)])
+    np.testing.assert_allclose(again, vectors, atol=1e-6)

@@ -125,7 +125,8 @@ def test_a_stretch_holds_what_each_of_its_events_sees_alone() -> None:
                 np.testing.assert_array_equal(getattr(whole, name)[i, inside], own, err_msg=name)
             if whole.history_mask[i, place]:
                 known = whole.history_mask[i, inside] > 0
-                ages = whole.history_ages[i, inside] - whole.history_ages[i, place]
+                moment = whole.history_ages[i, place - 1] if place else 0  # of the next event
+                ages = whole.history_ages[i, inside] - moment
                 np.testing.assert_array_equal(ages[known], alone.history_ages[place, : known.sum()])
 
 

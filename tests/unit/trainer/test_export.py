@@ -72,13 +72,6 @@ def test_the_item_tower_is_exported_with_as_many_columns_as_it_has(columns: int,
     check_parity(tower, tmp_path / "item.onnx", [item_inputs(n, columns, numbers) for n in (1, 2, 30)])
 
 
-def test_the_ranker_is_exported_for_any_number_of_candidates(tmp_path: Path) -> None:
-    ranker = Ranker(RankerSettings(), torch.zeros(5), torch.ones(5))
-    shapes = [{"features": np.random.default_rng(n).normal(size=(n, 5)).astype(np.float32)} for n in (4, 1, 500)]
-    to_onnx(ranker, shapes[0], "logit", tmp_path / "ranker.onnx", {"features": {0: "n"}})
-    check_parity(ranker, tmp_path / "ranker.onnx", shapes)
-
-
 def test_the_file_of_another_model_fails_parity(user_file: Path) -> None:
     other = UserTower(SETTINGS, 6, 2, [2, 2])
     with pytest.raises(ParityError, match=r"user.onnx differs from its module by .*allowed"):

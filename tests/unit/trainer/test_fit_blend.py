@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tandem_core.sources.base import Found
-from tandem_trainer.fit_blend import BlendExamples, fit_blend, make_examples, ndcg, pool_recall
+from tandem_trainer.fit_blend import BlendExamples, fit_blend, make_examples, ndcg, pool_recall, weighted_ndcg
 
 REQUESTS, ITEMS = 400, 60
 
@@ -40,6 +40,28 @@ def test_ndcg_and_recall_of_a_list_with_a_known_answer() -> None:
     first, second = 1 / np.log2(3), 1.5 / (1 + 1 / np.log2(3))
     assert ndcg(examples, weights(1.0)) == pytest.approx((first + second) / 2)
     assert pool_recall(examples, weights(1.0)) == pytest.approx(1.0)
+
+
+def test_a_request_counts_by_the_root_of_its_right_items() -> None:
+    scores = np.array([3.0, 2.0, 1.0], np.float32)
+    examples = make_examples([{"a": of(scores)}, {"a": of(scores)}], [np.array([1]), np.array([0, 2])], ["a"])
+    first, second = 1 / np.log2(3), 1.5 / (1 + 1 / np.log2(3))
+    assert weighted_ndcg(examples, weights(1.0)) == pytest.approx((first + 2**0.5 * second) / (1 + 2**0.5))
+    assert weighted_ndcg(examples, weights(1.0), k=1) == pytest.approx((0 + 1) / 2)
+
+
+def test_weights_of_the_top_serve_those_who_want_many_items_too() -> None:
+    """Many requests have one right item, found by the one source; few have ten, found by the other."""
+    rng = np.random.default_rng(1)
+    found, right = [], []
+    for i in range(60):
+        wanted = rng.permutation(ITEMS)[: 10 if i % 4 == 0 else 1]
+        one, other = np.zeros((2, ITEMS), np.float32) + rng.normal(size=(2, ITEMS)).astype(np.float32) * 0.1
+        (other if i % 4 == 0 else one)[wanted] += 1
+        found.append({"one": of(one), "other": of(other)})
+        right.append(wanted)
+    learned = fit_blend(make_examples(found, right, ["one", "other"]), head=10)
+    assert learned.top["other"] > learned.top["one"]
 
 
 def test_a_right_item_that_no_source_found_counts_as_missed() -> None:

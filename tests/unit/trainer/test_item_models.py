@@ -18,7 +18,8 @@ N = 7
 
 
 def dense(matrix: SparseRows) -> np.ndarray:
-    return np.stack([matrix.weighted_sum(np.array([row]), np.ones(1)) for row in range(len(matrix))])
+    every = np.arange(matrix.n_columns)
+    return np.stack([matrix.weighted_sum(np.array([row]), np.ones(1)).at(every) for row in range(len(matrix))])
 
 
 def naive_slist(users: np.ndarray, items: np.ndarray, weights: np.ndarray, settings: SlistSettings) -> np.ndarray:

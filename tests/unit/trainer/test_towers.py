@@ -37,7 +37,7 @@ def users(b: int, h: int) -> list[torch.Tensor]:
     vectors = torch.nn.functional.normalize(torch.randn(b, h, 8, generator=g), dim=2) * mask[:, :, None]
     types = torch.randint(0, 3, (b, h), generator=g)
     ages = torch.randint(0, 10**9, (b, h), generator=g).cumsum(1)
-    return [vectors, mask, types, ages - ages[:, :1], torch.randint(0, 4, (b, 1)), torch.randint(0, 8, (b, 2))]
+    return [vectors, mask, types, ages, torch.randint(0, 4, (b, 1)), torch.randint(0, 8, (b, 2))]
 
 
 def test_item_vectors_have_unit_length(item_tower: ItemTower) -> None:
@@ -103,6 +103,14 @@ def test_the_order_of_the_history_matters(user_tower: UserTower) -> None:
     assert not torch.allclose(user_tower(vectors, mask, *rest), user_tower(vectors.flip(1), mask, *rest))
 
 
+def test_how_long_ago_the_newest_event_was_matters(user_tower: UserTower) -> None:
+    vectors, mask, types, ages, *rest = users(1, 4)
+    at_once = user_tower(vectors, mask, types, ages - ages[:, :1], *rest)
+    a_month_later = user_tower(vectors, mask, types, ages - ages[:, :1] + 30 * 86_400_000, *rest)
+    reads_times = user_tower.encoder is not None
+    assert torch.allclose(at_once, a_month_later) != reads_times
+
+
 def test_a_history_longer_than_trained_on_is_read_without_error(user_tower: UserTower) -> None:
     assert np.isfinite(user_tower(*users(1, 9)).detach().numpy()).all()
 
@@ -111,7 +119,8 @@ def test_one_pass_over_a_history_gives_the_vector_after_each_of_its_events(user_
     vectors, mask, types, ages, attributes, context = users(3, 5)
     everywhere = user_tower.at_every_place(vectors, mask, types, ages, attributes, context[:, None].expand(-1, 5, -1))
     for place in range(5):
-        rest = (column[:, place:] for column in (vectors, mask, types, ages - ages[:, place : place + 1]))
+        moment = ages[:, place - 1 : place] if place else 0  # of the event that came next
+        rest = (column[:, place:] for column in (vectors, mask, types, ages - moment))
         torch.testing.assert_close(everywhere[:, place], user_tower(*rest, attributes, context), atol=1e-5, rtol=0)
 
 

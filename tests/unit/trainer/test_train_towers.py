@@ -195,6 +195,24 @@ def test_every_encoder_learns_what_users_like(
     assert fitted.history[fitted.best]["recall@100"] > 0.7
 
 
+def test_a_warm_start_learns_sooner_what_the_factors_know(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray]
+) -> None:
+    training, validation = parts
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(N_ITEMS, 4)).astype(np.float32) * 0.1
+    factors[:, 0] += np.where(np.arange(N_ITEMS) % TASTES, 1, -1)
+    blind = inputs | {"content": np.zeros_like(inputs["content"]), "codes_categories": inputs["codes_categories"] * 0}
+    short = SETTINGS.model_copy(update={"epochs": 0.5, "validations": 1})
+    cold = short.model_copy(update={"warm_start": False})
+    found, unknown, refused = (
+        fit_towers(training, blind, settings, 1, validation, None, given).history[0]
+        for settings, given in ((short, factors), (short, None), (cold, factors))
+    )
+    assert found["recall@100"] > unknown["recall@100"] + 0.1
+    assert refused == unknown
+
+
 def test_large_catalogues_are_trained_on_sampled_negatives(
     parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

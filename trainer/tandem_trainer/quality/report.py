@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tandem_core.metrics import Interval
+from tandem_trainer.memory import memory_peak_mb
 from tandem_trainer.quality.measure import Figures
 
 
@@ -105,9 +104,3 @@ def _of_fit(row: RowFigures) -> dict[str, Any]:
         "cached": row.cached,
         "notes": dict(row.notes),
     }
-
-
-def memory_peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import MultiLabelBinarizer, normalize
 
+from tandem_core.content_model import WORD
 from tandem_core.metrics.accuracy import Relevant, hits, ndcg_at
-from tandem_trainer.content import WORD
 
 Sparse: TypeAlias = scipy.sparse.csr_matrix
 Scores: TypeAlias = NDArray[np.float64]

@@ -26,6 +26,7 @@ from tandem_trainer.data import Dataset
 from tandem_trainer.examples import Batch, Examples, make_examples
 from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.inputs import history_of_validation, split_data
+from tandem_trainer.memory import memory_peak_mb
 from tandem_trainer.prepare import build_catalog, build_schema
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
@@ -71,6 +72,7 @@ class Arm:
     towers: TowerSettings | None
     metrics: Metrics
     events_per_second: float | None
+    loading_share: float | None
     calls: Mapping[int, Call]
 
     @property
@@ -139,7 +141,8 @@ def study_encoders(
             f"error is at most {0.5 / n**0.5:.3f}. The cut's test part is not looked at.",
             "With and without time bias training begins alike (one seed, biases of zero): where figures are equal, the "
             "budget was too short for the bias to matter.",
-            "events/s: predicted in training per second of processor time.",
+            "events/s: predicted in training per second of processor time; loading: the share of it that gathering the "
+            f"batches takes. Memory peak of the process {memory_peak_mb():,.0f} MB.",
             f"p50 and p95 in ms, by length of the history: onnxruntime, one thread, one user; {calls} rounds over all "
             "encoders and lengths, each in another order, so that noise hits all alike. Beyond the trained length all "
             "places share the last one's bias, which costs what a bias of their own would.",
@@ -160,7 +163,7 @@ def fit_arms(
         with progress.step(label(towers)):
             fitted = fit(material, settings.model_copy(update={"towers": towers}), seed, progress)
             calls = tower_calls(material, fitted, lengths)
-        arms.append(Arm(towers, fitted.history[fitted.best], fitted.examples_per_second, calls))
+        arms.append(Arm(towers, fitted.history[fitted.best], fitted.examples_per_second, fitted.loading_share, calls))
         if towers.encoder == AVERAGED and towers.time_bias == settings.towers.time_bias:
             averages.append(_average_arm(material, fitted.item_vectors, lengths))
     return arms + averages
@@ -278,7 +281,7 @@ def _average_arm(material: Material, vectors: NDArray[np.float32], lengths: Sequ
     )
     histories = {n: user_with(material, n).history for n in lengths}
     calls = {n: partial(average_vector, known.rows, known.weights, vectors) for n, known in histories.items()}
-    return Arm(None, metrics, None, calls)
+    return Arm(None, metrics, None, None, calls)
 
 
 def _table(arms: Sequence[Arm], latency: Latency) -> StudyTable:
@@ -286,6 +289,8 @@ def _table(arms: Sequence[Arm], latency: Latency) -> StudyTable:
     for i, arm in enumerate(arms):
         times = np.stack([latency.p50[i], latency.p95[i]], axis=1).ravel().tolist()
         speed = None if arm.events_per_second is None else round(arm.events_per_second)
-        rows.append((arm.name, arm.time_bias, arm.metrics["hr@10"], arm.metrics["recall@100"], speed, *times))
+        found = arm.metrics["hr@10"], arm.metrics["recall@100"]
+        rows.append((arm.name, arm.time_bias, *found, speed, arm.loading_share, *times))
     columns = (f"{share} {n}" for n in latency.lengths for share in ("p50", "p95"))
-    return StudyTable("Encoders", ("encoder", "time bias", "hr@10", "recall@100", "events/s", *columns), tuple(rows))
+    heads = ("encoder", "time bias", "hr@10", "recall@100", "events/s", "loading", *columns)
+    return StudyTable("Encoders", heads, tuple(rows))

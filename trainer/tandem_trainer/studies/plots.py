@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from tandem_core.metrics.calibration import CalibrationCurve
 from tandem_trainer.clusters import ClusterSettings, fit_gmm, fit_kmeans
 from tandem_trainer.studies.clusters import CRITERIA
 from tandem_trainer.studies.report import StudyReport, StudyTable
@@ -45,6 +46,22 @@ def draw_tradeoff(report: StudyReport, folder: Path) -> list[Path]:
         _saved(folder / f"{name}.png", partial(_bars, bars=bars, label=label))
         for name, label, bars in (("times", "p50 us", times), ("errors", "mean squared error", errors))
     ]
+
+
+def draw_calibration(curves: Mapping[str, CalibrationCurve], folder: Path) -> list[Path]:
+    """Draw what each head said against what happened, by bin of equal mass; on the diagonal it was right."""
+    return [
+        _saved(folder / f"calibration_{name}.png", partial(_calibration, curve=curve, name=name))
+        for name, curve in curves.items()
+    ]
+
+
+def _calibration(axes: Any, curve: CalibrationCurve, name: str) -> None:
+    shown = np.maximum(np.stack([curve.predicted, curve.observed]), 1e-7)  # on a logarithmic scale there is no 0
+    axes.plot(*shown, marker="o")
+    ends = [shown.min(), shown.max()]
+    axes.plot(ends, ends, linestyle=":", color="grey")
+    axes.set(xscale="log", yscale="log", xlabel="said", ylabel="happened", title=f"{name}: ECE {curve.error:.2g}")
 
 
 def draw_diversity(report: StudyReport, folder: Path) -> list[Path]:

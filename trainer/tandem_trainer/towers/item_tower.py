@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from tandem_trainer.towers.settings import TowerSettings
 
+ID_SPREAD = 0.1  # standard deviation that embeddings begin with
+
 
 class ItemTower(nn.Module):
     """Id + content + codes + numbers -> vector."""
@@ -39,7 +41,7 @@ class ItemTower(nn.Module):
         self.mlp = _mlp(width, settings.hidden, settings.vector_dim, settings.dropout)
         self.skip = nn.Linear(width, settings.vector_dim, bias=False)
         for embedding in (self.id, *self.codes):
-            nn.init.normal_(embedding.weight, std=0.1)
+            nn.init.normal_(embedding.weight, std=ID_SPREAD)
 
     def forward(self, item_index: Tensor, content: Tensor, numbers: Tensor, *codes: Tensor) -> Tensor:
         """Return float [N, D], unit length.

@@ -34,6 +34,7 @@ class UserTower(nn.Module):
         self.scale = _TO_UNIT_VARIANCE * dim**0.5
         self.types = nn.Embedding(n_types + 1, dim)
         self.gaps = nn.Embedding(TIME_BUCKETS, dim)
+        self.waits = nn.Embedding(TIME_BUCKETS, dim)
         self.start = nn.Parameter(torch.zeros(dim))  # where there is no event yet
         self.enter = nn.Linear(dim, dim)
         self.encoder = new_encoder(settings, history_length)
@@ -41,7 +42,7 @@ class UserTower(nn.Module):
         self.means = nn.Linear((1 + len(self.half_lives)) * dim, dim, bias=False)
         sizes = (*attribute_sizes, *(size - 1 for size in CONTEXT_SIZES))
         self.facts = nn.ModuleList(nn.Embedding(size + 1, dim) for size in sizes)
-        for embedding in (self.types, self.gaps, *self.facts):
+        for embedding in (self.types, self.gaps, self.waits, *self.facts):
             nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():  # the sum of the newest item and a short mean: a good guess to begin with
             self.means.weight.mul_(0.1)
@@ -60,7 +61,7 @@ class UserTower(nn.Module):
         """Return float [B, D], unit length; an empty history (mask all 0) gives what attributes and context say.
 
         Newest first: history_vectors float [B, H, D], history_mask float [B, H], history_types int64 [B, H],
-        history_ages int64 [B, H] in milliseconds before the newest event. user_attributes: int64 [B, A].
+        history_ages int64 [B, H] in milliseconds before now. user_attributes: int64 [B, A].
         context: int64 [B, 2].
         """
         history = (history_vectors, history_mask, history_types, history_ages)
@@ -102,9 +103,10 @@ class UserTower(nn.Module):
         return F.normalize(out, dim=2)
 
     def _events(self, vectors: Tensor, mask: Tensor, types: Tensor, ages: Tensor) -> Tensor:
-        """Return [B, H, D]: what each event was, and how long after the one before it."""
+        """Return [B, H, D]: what each event was, how long after the one before it, and how long before what is next."""
         gaps = time_buckets(torch.cat([ages[:, 1:], ages[:, -1:]], dim=1) - ages)
-        events = self.enter(self.scale * vectors) + self.types(types) + self.gaps(gaps)
+        waits = time_buckets(ages - torch.cat([torch.zeros_like(ages[:, :1]), ages[:, :-1]], dim=1))
+        events = self.enter(self.scale * vectors) + self.types(types) + self.gaps(gaps) + self.waits(waits)
         return torch.where(mask[:, :, None] > 0, events, self.start)
 
     def _means(self, vectors: Tensor, mask: Tensor, *, only_newest: bool) -> Tensor:

@@ -47,7 +47,7 @@ class Item(_message.Message):
     """At least 0, in the shop's currency. Unset: unknown."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """At most 64."""
+        """At most 64, each 1 to 256 characters. Of more than any item of the bundle has, filters see the first ones."""
 
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp:
@@ -55,7 +55,7 @@ class Item(_message.Message):
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[_attribute_pb2.Attribute]:
-        """Values of declared columns. Undeclared names are refused."""
+        """Values of declared columns, at most 64. Undeclared names are refused, and values of another kind."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class UpsertItemsRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Item]:
-        """Required, 1 to 500."""
+        """Required, 1 to 500. Of one id twice the last counts."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class UpsertItemsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___WriteResult]:
-        """One for each item, in the same order. Unset message: stored."""
+        """One for each item, in the same order: what is wrong with one keeps no other from being stored."""
 
     def __init__(
         self,

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Changes items and users between two bundles. An acknowledged change holds for every request that starts after it.
+    """Changes items and users between two bundles. Served by the writer process of the ranking deployment. What is
+    acknowledged is on disk, and holds for every request that starts after it, on every worker of both services; of more
+    than 500 items written at once by several callers, the requests that follow take in 500 each.
     """
 
     def __init__(self, channel):
@@ -58,25 +60,28 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """Changes items and users between two bundles. An acknowledged change holds for every request that starts after it.
+    """Changes items and users between two bundles. Served by the writer process of the ranking deployment. What is
+    acknowledged is on disk, and holds for every request that starts after it, on every worker of both services; of more
+    than 500 items written at once by several callers, the requests that follow take in 500 each.
     """
 
     def UpsertItems(self, request, context):
-        """Adds or replaces items; they can be recommended at once.
+        """Adds or replaces items as a whole; they can be recommended at once. The next bundle absorbs them once it is trained
+        from a table that has them (tandem export-items). UNAVAILABLE while no bundle is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Takes items out of every list.
+        """Takes items out of every list, those of the bundle and of later bundles too, until they are added again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetItem(self, request, context):
-        """One item as stored. NOT_FOUND when there is none.
+        """One item as stored, else as the bundle has it (without its text). NOT_FOUND when there is none, or it was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +126,9 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Changes items and users between two bundles. An acknowledged change holds for every request that starts after it.
+    """Changes items and users between two bundles. Served by the writer process of the ranking deployment. What is
+    acknowledged is on disk, and holds for every request that starts after it, on every worker of both services; of more
+    than 500 items written at once by several callers, the requests that follow take in 500 each.
     """
 
     @staticmethod

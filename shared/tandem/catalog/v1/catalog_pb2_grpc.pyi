@@ -27,37 +27,50 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """Changes items and users between two bundles. An acknowledged change holds for every request that starts after it."""
+    """Changes items and users between two bundles. Served by the writer process of the ranking deployment. What is
+    acknowledged is on disk, and holds for every request that starts after it, on every worker of both services; of more
+    than 500 items written at once by several callers, the requests that follow take in 500 each.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogServiceAsyncStub: ...
     UpsertItems: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpsertItemsRequest, _catalog_pb2.UpsertItemsResponse]
-    """Adds or replaces items; they can be recommended at once."""
+    """Adds or replaces items as a whole; they can be recommended at once. The next bundle absorbs them once it is trained
+    from a table that has them (tandem export-items). UNAVAILABLE while no bundle is loaded.
+    """
     DeleteItems: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteItemsRequest, _catalog_pb2.DeleteItemsResponse]
-    """Takes items out of every list."""
+    """Takes items out of every list, those of the bundle and of later bundles too, until they are added again."""
     GetItem: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetItemRequest, _catalog_pb2.GetItemResponse]
-    """One item as stored. NOT_FOUND when there is none."""
+    """One item as stored, else as the bundle has it (without its text). NOT_FOUND when there is none, or it was deleted."""
     UpsertUsers: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpsertUsersRequest, _catalog_pb2.UpsertUsersResponse]
     """Adds users or replaces their attributes."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """Changes items and users between two bundles. An acknowledged change holds for every request that starts after it."""
+    """Changes items and users between two bundles. Served by the writer process of the ranking deployment. What is
+    acknowledged is on disk, and holds for every request that starts after it, on every worker of both services; of more
+    than 500 items written at once by several callers, the requests that follow take in 500 each.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpsertItems: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpsertItemsRequest, _catalog_pb2.UpsertItemsResponse]  # type: ignore[assignment]
-    """Adds or replaces items; they can be recommended at once."""
+    """Adds or replaces items as a whole; they can be recommended at once. The next bundle absorbs them once it is trained
+    from a table that has them (tandem export-items). UNAVAILABLE while no bundle is loaded.
+    """
     DeleteItems: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteItemsRequest, _catalog_pb2.DeleteItemsResponse]  # type: ignore[assignment]
-    """Takes items out of every list."""
+    """Takes items out of every list, those of the bundle and of later bundles too, until they are added again."""
     GetItem: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetItemRequest, _catalog_pb2.GetItemResponse]  # type: ignore[assignment]
-    """One item as stored. NOT_FOUND when there is none."""
+    """One item as stored, else as the bundle has it (without its text). NOT_FOUND when there is none, or it was deleted."""
     UpsertUsers: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpsertUsersRequest, _catalog_pb2.UpsertUsersResponse]  # type: ignore[assignment]
     """Adds users or replaces their attributes."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Changes items and users between two bundles. An acknowledged change holds for every request that starts after it."""
+    """Changes items and users between two bundles. Served by the writer process of the ranking deployment. What is
+    acknowledged is on disk, and holds for every request that starts after it, on every worker of both services; of more
+    than 500 items written at once by several callers, the requests that follow take in 500 each.
+    """
 
     @_abc_1.abstractmethod
     def UpsertItems(
@@ -65,7 +78,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.UpsertItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.UpsertItemsResponse, _abc.Awaitable[_catalog_pb2.UpsertItemsResponse]]:
-        """Adds or replaces items; they can be recommended at once."""
+        """Adds or replaces items as a whole; they can be recommended at once. The next bundle absorbs them once it is trained
+        from a table that has them (tandem export-items). UNAVAILABLE while no bundle is loaded.
+        """
 
     @_abc_1.abstractmethod
     def DeleteItems(
@@ -73,7 +88,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.DeleteItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.DeleteItemsResponse, _abc.Awaitable[_catalog_pb2.DeleteItemsResponse]]:
-        """Takes items out of every list."""
+        """Takes items out of every list, those of the bundle and of later bundles too, until they are added again."""
 
     @_abc_1.abstractmethod
     def GetItem(
@@ -81,7 +96,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.GetItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.GetItemResponse, _abc.Awaitable[_catalog_pb2.GetItemResponse]]:
-        """One item as stored. NOT_FOUND when there is none."""
+        """One item as stored, else as the bundle has it (without its text). NOT_FOUND when there is none, or it was deleted."""
 
     @_abc_1.abstractmethod
     def UpsertUsers(

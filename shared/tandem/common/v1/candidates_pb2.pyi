@@ -34,7 +34,10 @@ class CandidateList(_message.Message):
     """The bundle whose catalogue `rows` counts in. Required with rows, ignored with item_ids."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Catalogue rows (0-based) in the bundle, no row twice. Either rows or item_ids is set, never both."""
+        """Catalogue rows (0-based) in the bundle, no row twice. Either rows or item_ids is set, never both.
+        Negative: an item added or changed since the bundle was made (see CatalogService), as -1 - its number. Numbers are
+        never used again: a receiver that does not know one, since the item went or changed meanwhile, leaves it out.
+        """
 
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -87,7 +90,9 @@ class SourceColumn(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The source's own score; 0 where it did not return the item. Not comparable between sources."""
+        """The source's own score, of items that it did not return, too, where it can score any item; else 0 for those. Not
+        comparable between sources.
+        """
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from tandem_trainer.quality.log import Queries, held_out, joined, make_log
 from tandem_trainer.quality.protocols import Cut, Part, make_cut
 from tandem_trainer.quality.rows import ROWS, default_rows, register
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores
+from tandem_trainer.quality.rows.blend import BlendRow
 from tandem_trainer.quality.rows.linear import NO_DECAY, history_matrix, linear_scorer
 from tandem_trainer.quality.rows.popularity import PopularityRow, WindowPopularityRow
 from tandem_trainer.quality.run import compare
@@ -70,6 +71,7 @@ def test_towers_and_the_pipeline_score_what_training_fitted(synthetic: Dataset, 
     report = compare(context, ["two_tower", "retrieval", "als_fold_in"], repeats="exclude")
     rows = {row.name: row for row in report.rows}
     assert rows["two_tower"].notes["events_per_second"] > 0
+    assert 0 < rows["two_tower"].notes["loading_share"] < 1
     assert rows["two_tower"].refit  # on validation events too: they have happened
     assert {(d.better, d.than) for d in report.differences} == {
         ("retrieval", "two_tower"),
@@ -142,6 +144,40 @@ def test_a_blend_learns_on_validation_from_fits_on_train_and_scores_with_the_ref
     assert blend.fit.arrays["weight"][0] == pytest.approx(on_train)
     expected = on_train * context.fitted("one", "train+validation").scores(cut.test.queries)
     assert np.allclose(blend.scores(cut.test.queries), expected, rtol=1e-5)
+
+
+class KnowsAnswers(PopularityRow):
+    """Knows what validation users turn to, of those with a history (`warm`) or of those without."""
+
+    def __init__(self, name: str, *, warm: bool) -> None:
+        super().__init__(name)
+        self.warm = warm
+
+    def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
+        held, n = fitting.validation, fitting.training.n_items
+
+        def scores(queries: Queries) -> Scores:
+            found = np.random.default_rng(0).random((len(queries), n)).astype(np.float32)
+            if len(queries) == len(held):
+                told = (held.queries.sizes > 0)[held.owners] == self.warm
+                found[held.owners[told], held.rows[told]] += 1
+            return found
+
+        return scores
+
+
+def test_users_without_a_history_have_weights_of_their_own(synthetic: Dataset, config: TrainConfig) -> None:
+    settings = config.blend.model_copy(update={"fewest_requests": 5})
+    features = config.features.model_copy(update={"cold_user_events": 1})
+    config = config.model_copy(update={"blend": settings, "features": features})
+    rows = [KnowsAnswers("warm", warm=True), KnowsAnswers("new", warm=False), BlendRow("fused", ("warm", "new"))]
+    cut = make_cut("time", synthetic, config)
+    new = np.count_nonzero(cut.validation.queries.sizes == 0)
+    assert new >= 5
+    assert len(cut.validation) - new >= 5
+    top = Context(cut, config, {row.name: row for row in rows}).fitted("fused").fit.arrays["top"]
+    assert top[0, 0] > top[0, 1]
+    assert top[2, 0] < top[2, 1]
 
 
 def test_a_row_cannot_read_fits_that_it_does_not_declare(synthetic: Dataset, config: TrainConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tandem_core.index.exact import ExactIndex
 from tandem_core.sources.als import Als
@@ -31,12 +32,7 @@ class AlsRow(Row):
         return config.als.model_dump()
 
     def fit(self, fitting: Fitting) -> Fit:
-        training, settings = fitting.training, fitting.config.als
-        weights = np.ones(len(training), np.float32)
-        model = fit_als(
-            training.users, training.rows, weights, training.n_users, training.n_items, settings, fitting.config.seed
-        )
-        return Fit({"item_factors": model.item_factors})
+        return Fit({"item_factors": item_factors(fitting)})
 
     def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
         return fold_in_scorer(as_source(fitting, fit, NO_DECAY))
@@ -57,6 +53,14 @@ class AlsFoldInRow(Row):
     def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
         factors = fitting.fitted(self._of).fit
         return fold_in_scorer(as_source(fitting, factors, fitting.config.features.als_half_life))
+
+
+def item_factors(fitting: Fitting) -> NDArray[np.float32]:
+    """Return float32 [N, F], fitted on the training events."""
+    training, config = fitting.training, fitting.config
+    weights = np.ones(len(training), np.float32)
+    sizes = training.n_users, training.n_items
+    return fit_als(training.users, training.rows, weights, *sizes, config.als, config.seed).item_factors
 
 
 def as_source(fitting: Fitting, fit: Fit, half_life: float) -> Als:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tandem_core.blend import BlendWeights, blend
 from tandem_core.index.base import top_k
+from tandem_core.metrics import Relevant
 from tandem_core.sources.base import Found
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.fit_blend import fit_blend, make_examples
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
     from tandem_trainer.quality.context import Fitting
 
 LONGEST = 500  # items of each row that take part
+KINDS = ("warm", "few_events", "no_events")  # of users: each has weights of its own, as the service's regimes have
 
 
 class BlendRow(Row):
     """Weighted sums of other rows' standardised scores over the best 500 of each, items of the history left out.
 
     Weights are learned on the validation part with rows fitted on the training part, and used with rows fitted on
-    what the protocol's test allows. pool: the list is put in order by the weights of the pool from its first item on;
-    else its first `blend.head` by those of the top, as the service does. repeats: items of the history are listed, and
-    right where they come again.
+    what the protocol's test allows. Users with enough events to be warm, with fewer and with none have weights of their
+    own; kinds with fewer than `blend.fewest_requests` questions have those that all questions together give. pool: the
+    list is put in order by the weights of the pool from its first item on; else its first `blend.head` by those of the
+    top, as the service does. repeats: items of the history are listed, and right where they come again.
     """
 
     single = False
@@ -46,37 +49,53 @@ class BlendRow(Row):
         return tuple(dict.fromkeys((name, each) for name in self._of for each in ("train", part)))
 
     def settings(self, config: TrainConfig) -> Any:
-        return [self._of, config.blend.model_dump()]
+        return [self._of, config.blend.model_dump(), config.features.cold_user_events]
 
     def fit(self, fitting: Fitting) -> Fit:
-        held_out, settings = fitting.validation, fitting.config.blend
+        held_out, fewest = fitting.validation, fitting.config.blend.fewest_requests
         relevant = held_out.relevant(len(fitting.catalog), repeats=self._repeats)
-        chosen = np.flatnonzero(np.diff(relevant.indptr))
+        answered = np.flatnonzero(np.diff(relevant.indptr))
+        kinds = _kinds(held_out.queries.sizes[answered], fitting.config)
+        scores = {name: fitting.fitted(name, "train").scores(held_out.queries) for name in self._of}
+        of_kind = [answered[kinds == kind] for kind in range(len(KINDS))]
+        learned = [self._learn(fitting, scores, relevant, own) if len(own) >= fewest else None for own in of_kind]
+        if None in learned:
+            of_all = self._learn(fitting, scores, relevant, answered)
+            learned = [of_all if weights is None else weights for weights in learned]
+        found = [weights for weights in learned if weights is not None]
+        arrays = {aim: np.array([self._array(getattr(w, aim)) for w in found]) for aim in ("top", "pool")}
+        notes = {f"{aim}:{name}": float(w) for aim, a in arrays.items() for name, w in zip(self._of, a[0], strict=True)}
+        return Fit(arrays, notes)
+
+    def _learn(
+        self, fitting: Fitting, scores: Mapping[str, Scores], relevant: Relevant, chosen: NDArray[np.int64]
+    ) -> BlendWeights:
+        """Return weights for the questions `chosen`, or as many of them as the settings allow."""
+        settings, queries = fitting.config.blend, fitting.validation.queries
         if len(chosen) > settings.most_requests:
             rng = np.random.default_rng(fitting.config.seed)
             chosen = np.sort(rng.choice(chosen, settings.most_requests, replace=False))
-        scores = {name: fitting.fitted(name, "train").scores(held_out.queries) for name in self._of}
-        found = [self._found(scores, int(i), held_out.queries.history(int(i))) for i in chosen]
+        found = [self._found(scores, int(i), queries.history(int(i))) for i in chosen]
         right = [relevant.rows[relevant.indptr[i] : relevant.indptr[i + 1]] for i in chosen]
-        weights = fit_blend(make_examples(found, right, self._of), settings.head)
-        arrays = {"top": self._array(weights.top), "pool": self._array(weights.pool)}
-        notes = {f"{aim}:{name}": float(w) for aim, a in arrays.items() for name, w in zip(self._of, a, strict=True)}
-        return Fit(arrays, notes)
+        return fit_blend(make_examples(found, right, self._of), settings.head)
 
     def scorer(self, fitting: Fitting, fit: Fit) -> Scorer:
         rows = {name: fitting.fitted(name) for name in self._of}
-        top, pool = (dict(zip(self._of, fit.arrays[kind].tolist(), strict=True)) for kind in ("top", "pool"))
-        weights = BlendWeights(pool, pool, 0) if self._pool else BlendWeights(top, pool, fitting.config.blend.head)
+        weights = [self._weights(fit, kind, fitting.config.blend.head) for kind in range(len(KINDS))]
 
         def scores(queries: Queries) -> Scores:
             parts = {name: row.scorer(queries) for name, row in rows.items()}
             merged = np.full(next(iter(parts.values())).shape, -np.inf, np.float32)
-            for i in range(len(queries)):
-                candidates = blend(self._found(parts, i, queries.history(i)), weights)
+            for i, kind in enumerate(_kinds(queries.sizes, fitting.config)):
+                candidates = blend(self._found(parts, i, queries.history(i)), weights[kind])
                 merged[i, candidates.rows] = candidates.scores
             return merged
 
         return scores
+
+    def _weights(self, fit: Fit, kind: int, head: int) -> BlendWeights:
+        top, pool = (dict(zip(self._of, fit.arrays[aim][kind].tolist(), strict=True)) for aim in ("top", "pool"))
+        return BlendWeights(pool, pool, 0) if self._pool else BlendWeights(top, pool, head)
 
     def _array(self, named: Mapping[str, float]) -> NDArray[np.float64]:
         return np.array([named[name] for name in self._of])
@@ -96,3 +115,10 @@ class BlendRow(Row):
             rows = np.flatnonzero(listed).astype(np.int32)
             found[name] = Found(*top_k(own[rows], rows, LONGEST), own.__getitem__)
         return found
+
+
+def _kinds(known: NDArray[np.int64], config: TrainConfig) -> NDArray[np.int64]:
+    """Return the place in KINDS of users with so many known events each."""
+    few, none = known < max(config.features.cold_user_events, 1), known == 0
+    kinds: NDArray[np.int64] = few.astype(np.int64) + none
+    return kinds

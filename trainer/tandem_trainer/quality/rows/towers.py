@@ -31,7 +31,7 @@ from tandem_trainer.progress import text
 from tandem_trainer.quality.cache import Fit
 from tandem_trainer.quality.log import Queries
 from tandem_trainer.quality.protocols import Part
-from tandem_trainer.quality.rows.als import as_source
+from tandem_trainer.quality.rows.als import as_source, item_factors
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores
 from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
@@ -45,12 +45,12 @@ TowerSettingsOf = Callable[[TrainConfig], TowerTrainingSettings]
 
 
 def longer(config: TrainConfig) -> TowerTrainingSettings:
-    """Return larger towers than the configured ones, trained for all of the configured epochs.
+    """Return the configured towers, trained for six passes over the events, or fewer if so configured.
 
     What they give is what deploy/config/train-long.toml makes.
     """
-    towers = config.towers.towers.model_copy(update={"vector_dim": 128, "id_dim": 128, "dropout": 0.2, "widening": 2})
-    return config.towers.model_copy(update={"towers": towers, "most_examples": 1_000_000_000, "validations": 8})
+    epochs = min(config.towers.epochs, 6.0)
+    return config.towers.model_copy(update={"epochs": epochs, "most_examples": 1_000_000_000, "validations": 6})
 
 
 class TwoTowerRow(Row):
@@ -63,6 +63,7 @@ class TwoTowerRow(Row):
         "tandem_core.features",
         "tandem_core.catalog",
         "tandem_core.user_tower",
+        "tandem_trainer.als",
         "tandem_trainer.content",
         "tandem_trainer.examples",
         "tandem_trainer.export",
@@ -81,7 +82,8 @@ class TwoTowerRow(Row):
         return () if part == "train" else ((self.name, "train"),)
 
     def settings(self, config: TrainConfig) -> Any:
-        return [self._towers(config).model_dump(mode="json"), feature_settings(config), config.threads]
+        towers = self._towers(config).model_dump(mode="json")
+        return [towers, feature_settings(config), config.als.model_dump(), config.threads]
 
     def fit(self, fitting: Fitting) -> Fit:
         import torch  # noqa: PLC0415  (takes seconds; a cached fit does not need it)
@@ -106,10 +108,12 @@ class TwoTowerRow(Row):
             fitting.config.seed,
             validation,
             lambda part, found: fitting.progress.advance(part + 1, settings.validations, text(found)),
+            item_factors(fitting) if settings.warm_start else None,
         )
         notes = {
             "best_after": (towers.best + 1) / settings.validations,
             "events_per_second": towers.examples_per_second,
+            "loading_share": towers.loading_share,
         }
         notes |= {f"validation_{name}": value for name, value in towers.history[towers.best].items()}
         return Fit({"item_vectors": towers.item_vectors, "user_tower": _as_onnx(fitting, towers)}, notes)

@@ -1,0 +1,1 @@
+"""What `tandem bench serve` is made of: bundles, processes, load, the inner parts, the table."""

@@ -1,0 +1,1 @@
+"""Items that change between two bundles."""
