@@ -9,6 +9,7 @@ from dataclasses import replace
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem_core import observe
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.degradation import Degradation
@@ -68,7 +69,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         return ranking_pb2.BatchRecommendResponse(results=results)
 
     def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
-        assigned = self._experiments.assign(parse_rank(request, _now_ms()))
+        with observe.stage("parse"):
+            assigned = self._experiments.assign(parse_rank(request, _now_ms()))
         budget = Budget.of(context.time_remaining())
         wanted = request.candidates.bundle_id if request.candidates.rows else ""
         pipeline = self._bundles.held.choose([wanted] if wanted else ())
@@ -82,6 +84,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         else:
             query, missing = with_stored(query, self._store)
             slate = shown(query, assigned.teams, lambda each: pipeline.rank(each, candidates, budget))
+            observe.shown(slate.bundle_id, slate.items.rows)
         return ranking_pb2.RankResponse(
             items=ranked_items(slate, pipeline.bundle.catalog, request.return_attributes),
             bundle_id=slate.bundle_id,
@@ -133,7 +136,8 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         )
 
     def _recommend(self, request: ranking_pb2.RecommendRequest, budget: Budget) -> ranking_pb2.RecommendResponse:
-        assigned = self._experiments.assign(parse_recommend(request, _now_ms()))
+        with observe.stage("parse"):
+            assigned = self._experiments.assign(parse_recommend(request, _now_ms()))
         budget.check()
         held = self._bundles.held  # one look for the whole request: versions never mix
         current = held.choose()
@@ -154,11 +158,14 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
             return answering.pipeline(retrieved.bundle_id).arrange(query, retrieved, budget, trace=request.explain)
 
         slate = shown(query, assigned.teams, recommend)
+        observe.shown(slate.bundle_id, slate.items.rows)
         bundle = answering.pipeline(slate.bundle_id).bundle
-        response = _response(request, query, bundle, slate, missing)
+        with observe.stage("render"):
+            response = _response(request, query, bundle, slate, missing)
         if self._decisions is not None:
             declared = replace(slate, degradations=(*missing, *slate.degradations))
-            self._decisions.note(request, query, made, declared, bundle)
+            with observe.stage("decisions"):
+                self._decisions.note(request, query, made, declared, bundle)
         return response
 
     def _way_to_retrieval(self, request: ranking_pb2.RecommendRequest, bundles: Mapping[str, Bundle]) -> Retrieve:

@@ -7,6 +7,7 @@ import time
 import grpc
 
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from tandem_core import observe
 from tandem_core.budget import Budget
 from tandem_core.dummy import dummy_retrieved
 from tandem_core.errors import FieldViolation, InvalidRequest, TandemError
@@ -84,7 +85,8 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         return with_all_stored(user, self._store)
 
     def _retrieve(self, request: retrieval_pb2.RetrieveRequest, budget: Budget) -> retrieval_pb2.RetrieveResponse:
-        query = parse_retrieve(request, time.time_ns() // 1_000_000)
+        with observe.stage("parse"):
+            query = parse_retrieve(request, time.time_ns() // 1_000_000)
         budget.check()
         pipeline = self._bundles.held.choose(request.acceptable_bundle_ids)
         by_row = request.item_form == retrieval_pb2.ITEM_FORM_ROWS
@@ -94,7 +96,8 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             return retrieve_response(dummy, query, pipeline.bundle, (), by_row=by_row)
         query, missing = with_stored(query, self._store)
         retrieved = pipeline.retrieve(query, budget)
-        return retrieve_response(retrieved, query, pipeline.bundle, missing, by_row=by_row)
+        with observe.stage("render"):
+            return retrieve_response(retrieved, query, pipeline.bundle, missing, by_row=by_row)
 
     def _result(self, request: retrieval_pb2.RetrieveRequest, budget: Budget) -> retrieval_pb2.BatchRetrieveResult:
         """Return one answer of a batch: what is wrong with one request is no error of the others."""

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tandem_core import observe
 from tandem_core.decisions import Decision, DecisionUnreadable, from_line, policy_hash, to_line, without_candidates
 from tandem_core.policy import PlacementPolicy
 
@@ -57,6 +58,7 @@ class DecisionLog:
             self._waiting.put_nowait((_now_ms(), kept))
         except queue.Full:
             self.dropped += 1
+            observe.tally("decisions_dropped")
             if self.dropped & (self.dropped - 1) == 0:  # said at 1, 2, 4, 8, ...
                 log.warning("decision records dropped: the disk is slower than the requests", extra={"n": self.dropped})
 
@@ -82,6 +84,7 @@ class DecisionLog:
                 self._sweep()
         except OSError as error:  # best effort: a full disk must not end the records of the hours to come
             self.dropped += len(decisions)
+            observe.tally("decisions_dropped", len(decisions))
             log.error("decision records not written", extra={"n": len(decisions), "reason": str(error)})
 
     def _write(self, decisions: list[tuple[int, Decision]]) -> None:

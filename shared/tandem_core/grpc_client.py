@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 import numpy as np
 
+from tandem_core import observe
+
 # grpc's own bound is two minutes: so long would a service that is back after an outage stay unused.
 _LONGEST_BACKOFF_MS = 2000
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 20_000, 5_000
@@ -78,6 +80,20 @@ class P95:
             self._count += 1
             if self._count >= 50 and self._count % 10 == 0:
                 self.value = float(np.percentile(self._times[: self._count], 95))
+
+
+class _Traced:
+    """A stub's method that says with each call which trace it belongs to."""
+
+    def __init__(self, method: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._method = method
+        self._metadata = metadata
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        return self._method(request, metadata=self._metadata, **options)
+
+    def future(self, request: Any, **options: Any) -> Any:
+        return self._method.future(request, metadata=self._metadata, **options)
 
 
 class _Race:
@@ -147,8 +163,11 @@ class ReadCaller:
 
     def call(self, method: Any, request: Any, timeout_s: float) -> Any:
         """Return what a stub's unary method answers within `timeout_s`; raises grpc.RpcError of the last attempt."""
+        if traceparent := observe.traceparent():
+            method = _Traced(method, (("traceparent", traceparent),))
         deadline = time.monotonic() + timeout_s
         self.counters.calls += 1
+        observe.count("retrieval_calls", "call")
         self._retry_budget.earn()
         self._hedge_budget.earn()
         pause_s = FIRST_PAUSE_S
@@ -169,6 +188,7 @@ class ReadCaller:
                 ):
                     raise
                 self.counters.retries += 1
+                observe.count("retrieval_calls", "retry")
                 time.sleep(pause)
                 continue
             self._p95.add(time.monotonic() - begun)
@@ -185,12 +205,14 @@ class ReadCaller:
         second = None
         if not race.over(delay_s) and self._may_hedge():
             self.counters.hedges += 1
+            observe.count("retrieval_calls", "hedge")
             second = method.future(request, timeout=max(0.001, deadline - time.monotonic()))
             race.enter(second)
         race.over(None)  # each attempt has its deadline
         response = race.result()
         if second is not None and _good(second):
             self.counters.hedges_won += 1
+            observe.count("retrieval_calls", "hedge_won")
         return response
 
     def _may_hedge(self) -> bool:

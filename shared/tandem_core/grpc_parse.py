@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2
 from tandem.common.v1 import attribute_pb2, context_pb2, filter_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
+from tandem_core import observe
 from tandem_core.errors import FieldViolation, InvalidRequest
 from tandem_core.filters import (
     DEEPEST_FILTER,
@@ -100,6 +101,7 @@ def parse_context(checks: Checks, context: context_pb2.RequestContext, clock_ms:
         checks.that(now_ms >= 0, "context.event_time", "is before 1970")
     events = _events(checks, context.recent_events, now_ms)
     request_id = context.request_id or uuid.uuid4().hex
+    observe.request_is(request_id)
     return {
         "request_id": request_id,
         "now_ms": now_ms,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, degradation_pb2, serving_state_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
+from tandem_core import observe
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.catalog import Catalog
@@ -89,7 +90,8 @@ def embeddings(ids: Iterable[str], vectors: NDArray[np.float32]) -> list[retriev
     return [retrieval_pb2.Embedding(id=i, values=values) for i, values in zip(ids, vectors.tolist(), strict=True)]
 
 
-def degradations(found: Iterable[Degradation]) -> list[degradation_pb2.Degradation]:
+def degradations(found: Sequence[Degradation]) -> list[degradation_pb2.Degradation]:
+    observe.degraded(found)
     return [
         degradation_pb2.Degradation(kind=d.kind.value, component=d.component, message=d.message)  # type: ignore[arg-type]
         for d in found

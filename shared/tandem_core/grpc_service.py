@@ -57,9 +57,8 @@ def run_service(module: str, kind: type[SettingsT], parts: Callable[[SettingsT],
         if given.role == "side":
             _run_side(settings, upwards)
         else:
-            _run_loader(
-                settings, parts(settings), upwards, [int(port) for port in given.ports.split(",")], given.replaces
-            )
+            ports = [int(port) for port in given.ports.split(",")]
+            _run_loader(module.removeprefix("tandem_"), settings, parts(settings), upwards, ports, given.replaces)
 
 
 def _run_side(settings: ServiceSettings, upwards: Wire) -> None:
@@ -70,16 +69,18 @@ def _run_side(settings: ServiceSettings, upwards: Wire) -> None:
 
 
 def _run_loader(
-    settings: ServiceSettings, parts: ServiceParts, upwards: Wire, ports: Sequence[int], replaces: str | None
+    name: str, settings: ServiceSettings, parts: ServiceParts, upwards: Wire, ports: Sequence[int], replaces: str | None
 ) -> None:
+    from tandem_core.grpc_observe import import_signals  # noqa: PLC0415
     from tandem_core.grpc_worker import Worker  # noqa: PLC0415  (before the fork: its code is shared)
     from tandem_core.process_loader import Loader  # noqa: PLC0415
     from tandem_core.registry import Registry  # noqa: PLC0415
     from tandem_core.serving_bundles import ServingBundles  # noqa: PLC0415
 
+    import_signals(settings)
     bundles: ServingBundles[Any] = ServingBundles(Registry(settings.local_registry()), parts.load)
 
     def run_worker(port: int, wire: Wire) -> None:
-        Worker(settings, bundles, parts.warm, lambda server: parts.register(bundles, server), port, wire).run()
+        Worker(settings, bundles, parts.warm, lambda server: parts.register(bundles, server), port, wire, name).run()
 
     Loader(settings, bundles, run_worker, parts.warm, upwards, ports).run(replaces)

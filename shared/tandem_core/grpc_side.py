@@ -12,6 +12,7 @@ import grpc
 from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem_core.errors import BundleRefused, NotFound
 from tandem_core.grpc_admin import BundleServicer
+from tandem_core.grpc_observe import serve_metrics
 from tandem_core.grpc_process import Service
 from tandem_core.process_wire import Wire, name_process, signals_as_wire, wait
 from tandem_core.registry import Registry
@@ -35,14 +36,19 @@ class Side:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor tells us
         name_process("side")
         admin = self._admin()
+        metrics = serve_metrics(self._settings, self._registry, lambda: not self._up.dead)
         before: dict[str, Any] = {}
         while not (signals.has_more() or self._up.dead):
             if (seen := self._look()) != before:
                 self._up.send(event="seen", **seen)
                 before = seen
+            if metrics is not None:
+                metrics[1].look(seen["bundle_id"])
             wait([signals, self._up, self._pointed], self._settings.bundle_poll_s)
             self._up.receive()
             self._pointed.receive()
+        if metrics is not None:
+            metrics[0].close()
         if admin is not None:
             admin.stop()
 

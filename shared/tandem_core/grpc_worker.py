@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from tandem_core.grpc_observe import WorkerSignals
 from tandem_core.grpc_process import SETTLE_S, Service
 from tandem_core.process_loader import BEAT_S
 from tandem_core.process_wire import Wire, signals_as_wire, wait
@@ -34,13 +35,15 @@ class Worker:
         register: Callable[[grpc.Server], Sequence[str]],
         port: int,
         wire: Wire,
+        name: str,
     ) -> None:
         self._settings = settings
         self._bundles = bundles
         self._wire = wire
         for _, loaded in bundles.held.loaded:
             warm(loaded)
-        self._service = Service(settings, register, port, share_port=True)
+        self._signals = WorkerSignals(settings, name, bundles)
+        self._service = Service(settings, register, port, share_port=True, observing=self._signals.interceptor)
 
     def run(self) -> None:
         """Serve; ends the process with code 2 where the port is not to be had."""
@@ -48,6 +51,7 @@ class Worker:
         with config_errors_end_it():
             self._service.start(serving=bool(self._bundles.held.loaded))
         self._wire.send(event="ready")
+        self._signals.beat(self._service.pool)
         gone_at = float("inf")
         while not (signals.has_more() or self._wire.dead or time.monotonic() > gone_at):
             wait([signals, self._wire], BEAT_S if gone_at == float("inf") else SETTLE_S / 2)
@@ -61,5 +65,7 @@ class Worker:
             if gone_at < float("inf") and not self._service.has_connections():
                 gone_at = min(gone_at, time.monotonic() + SETTLE_S)
             self._wire.send(event="beat")
+            self._signals.beat(self._service.pool)
         self._wire.send(event="stopping")
         self._service.stop()
+        self._signals.close()

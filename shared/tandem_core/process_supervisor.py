@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from tandem_core.process_wire import Backoff, Wire, end_with_parent, name_proces
 from tandem_core.service_arguments import WRONG_CONFIG
 from tandem_core.service_settings import ServiceSettings
 from tandem_core.settings import ConfigError
+from tandem_core.signals import metrics_folder
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,10 @@ class ServiceSupervisor:
         """Serve until told to stop, then drain; exits with 2 where the configuration cannot be used."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
+        with metrics_folder() if self._settings.metrics_port is not None else nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         self._coming = self._start_loader()
         while not self._stopping:
             wait([process.wire for process in self._all()], TICK_S)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core import observe
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch, order
@@ -82,7 +83,8 @@ class RankingPipeline:
         user = self.user(query)
         wanted = self.as_asked(query, user)
         try:
-            found = retrieve(wanted, budget)
+            with observe.stage("retrieve"):
+                found = retrieve(wanted, budget)
             self._outage.over()
             # Another bundle has other rows for the same history.
             return replace(found, user=user if found.bundle_id == self.bundle.id else None)
@@ -130,7 +132,9 @@ class RankingPipeline:
         batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
         batch = self._served(batch, query, policy)
         diverse = budget.remaining() >= policy.diversity_needs_s
-        arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse, trace=trace)
+        with observe.stage("rules"):
+            arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse, trace=trace)
+        observe.dropped(len(batch), arranged.dropped)
         if not diverse and chain.diversity:
             skipped = (*skipped, Degradation(DegradationKind.DIVERSITY_SKIPPED, "diversity", "no time left"))
         top = arranged.shown()
@@ -192,8 +196,10 @@ class RankingPipeline:
         if budget.remaining() < policy.ranker_needs_s:
             return batch, (Degradation(DegradationKind.RANKER_SKIPPED, "ranker", "no time left"),)
         try:
-            features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
-            scored = scorer.score(features)
+            with observe.stage("features"):
+                features = ranker_features(scorer.feature_names, batch, user, self.bundle, query.now_ms)
+            with observe.stage("ranker"):
+                scored = scorer.score(features)
             heads = {f"head:{name}": column for name, column in scored.heads.items()}
             return batch.with_scores(scored.scores).with_columns(heads), ()
         except Exception:  # retrieval's order is a good list: a broken ranker must not cost the answer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core import observe
 from tandem_core.blend import blend
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
@@ -51,12 +52,16 @@ class RetrievalPipeline:
         user = resolve_user(self.bundle.schema, self.bundle.catalog, query)
         plans = query.plans or self.bundle.plans[user.regime]
         check_query(self.bundle, query)
+        observe.bundle_is(self.bundle.id)
         eligible = eligibility(self.bundle, query, user)
         found, degradations = self._ask(plans, user, eligible, budget)
-        merged = self._merge(found, plans, query, user.regime)
+        with observe.stage("merge"):
+            merged = self._merge(found, plans, query, user.regime)
         if query.fill is Fill.BACKFILL:
-            merged, failed = self._fill(merged, user, query, eligible)
+            with observe.stage("backfill"):
+                merged, failed = self._fill(merged, user, query, eligible)
             degradations = tuple(dict.fromkeys((*degradations, *failed)))
+        observe.kept(merged.columns)
         empty_reason = self._empty_reason(merged, query, degradations)
         return Retrieved(merged, self.bundle.id, user.regime, degradations, empty_reason)
 
@@ -96,8 +101,10 @@ class RetrievalPipeline:
                 left_out.append(Degradation(DegradationKind.SOURCE_LATE, plan.source, "no time left"))
                 continue
             try:
-                each = self.bundle.sources[plan.source].find(user, eligible, plan.limit)
+                with observe.source(plan.source):
+                    each = self.bundle.sources[plan.source].find(user, eligible, plan.limit)
                 answered = True
+                observe.found(plan.source, len(each))
                 if len(each) or each.score_rows is not None:
                     found[plan.source] = each
             except Exception:  # one broken source must not take the others with it; it is logged and declared

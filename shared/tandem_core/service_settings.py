@@ -29,6 +29,10 @@ class ServiceSettings(BaseSettings):
     max_connection_age_s: float = Field(default=30.0, gt=0)  # so long do old workers outlive the start of new ones
     hung_after_s: float = Field(default=10.0, gt=0)  # a worker that was not heard of for so long is replaced
     reflection: bool = True
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)  # HTTP: /metrics, /healthz; no metrics without it
+    audit_s: float = Field(default=60.0, gt=0)  # between looks at the indexes' recall, window of the items shown
+    otlp_endpoint: str = ""  # of a collector, such as http://collector:4318/v1/traces; "": no traces
+    trace_ratio: float = Field(default=0.01, ge=0, le=1)  # of calls whose callers have not decided
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from tandem_core import observe
 from tandem_core.degradation import Degradation, DegradationKind
 from tandem_core.errors import UpstreamUnavailable
 from tandem_core.query import Query
@@ -21,8 +22,10 @@ def with_stored(query: Query, store: UserStore) -> tuple[Query, tuple[Degradatio
     if query.anonymous or not query.user_id:
         return query, ()
     try:
-        stored = store.read(query.user_id)
+        with observe.stage("store"):
+            stored = store.read(query.user_id)
     except StoreUnavailable as error:
+        observe.count("store_errors")
         log.warning("user store unavailable", extra={"reason": str(error)})
         return query, (Degradation(DegradationKind.STORE_UNAVAILABLE, "store", "the user's history was not read"),)
     known = replace(

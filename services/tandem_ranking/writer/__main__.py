@@ -61,7 +61,7 @@ def main() -> None:
     log_to_stderr(settings.log_level)
     with config_errors_end_it():
         # Events are taken in whether or not there is a bundle; items need one to be encoded.
-        serve_alone(settings, *parts(settings))
+        serve_alone("writer", settings, *parts(settings))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core import observe
 from tandem_core.index.base import Rows, Scores, top_k
 
 COMPARED = 256  # rows whose vectors in the graph must be those of the catalogue
@@ -64,4 +65,6 @@ class HnswIndex:
             labels, distances = self._index.knn_query(query, k=k)
         except RuntimeError:  # it found fewer than k: some vectors cannot be reached, and nearly all are asked for
             return top_k(self.vectors @ query, np.arange(len(self.vectors), dtype=np.int32), k)
-        return labels[0].astype(np.int32), 1 - distances[0]  # its "ip" distance is 1 - dot
+        rows = labels[0].astype(np.int32)
+        observe.searched(query, rows)
+        return rows, 1 - distances[0]  # its "ip" distance is 1 - dot

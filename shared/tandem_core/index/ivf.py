@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core import observe
 from tandem_core.clusters import Clusters
 from tandem_core.index.base import Rows, Scores, top_k
 
@@ -86,7 +87,9 @@ class IvfIndex:
         ends = np.cumsum([end - begin for begin, end in pieces])
         piece = np.searchsorted(ends, best, side="right")
         offset = begins - np.concatenate([[0], ends[:-1]])
-        return top_k(scores[best], self._rows[best + offset[piece]], k)
+        rows, scores = top_k(scores[best], self._rows[best + offset[piece]], k)
+        observe.searched(query, rows)
+        return rows, scores
 
     def compared(self, query: NDArray[np.float32], k: int) -> Rows:
         """Return the rows that a search compares with the query."""

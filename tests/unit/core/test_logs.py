@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tandem_core.logs import JsonFormatter, log_to_stderr
+from tandem_core import observe
+from tandem_core.logs import JsonFormatter, Repeats, log_to_stderr
 
 
 def formatted(message: str = "bundle loaded", *, failing: bool = False, **extra: object) -> dict[str, Any]:
@@ -68,3 +69,29 @@ def test_all_logs_of_a_process_go_to_stderr_from_the_level_up(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert [json.loads(line)["message"] for line in printed.err.splitlines()] == ["but this"]
+
+
+def test_a_line_says_which_request_it_is_about() -> None:
+    record = observe.Record("Recommend")
+    with observe.recording(record):
+        observe.request_is("r1")
+        line = formatted()
+    assert (line["request_id"], line["rpc"]) == ("r1", "Recommend")
+    assert "trace_id" not in line
+    assert "request_id" not in formatted()
+
+
+def test_what_repeats_is_said_a_few_times_then_counted() -> None:
+    now = [0.0]
+    repeats = Repeats(most=2, window_s=60, clock=lambda: now[0])
+
+    def said(message: str, level: int = logging.WARNING) -> tuple[bool, int]:
+        record = logging.getLogger("t").makeRecord("t", level, "f.py", 1, message, (), None)
+        return repeats.filter(record), getattr(record, "left_out", 0)
+
+    assert [said("store unavailable") for _ in range(5)] == [(True, 0)] * 2 + [(False, 0)] * 3
+    assert said("another thing") == (True, 0)
+    assert [said("started", logging.INFO) for _ in range(3)] == [(True, 0)] * 3
+    now[0] = 61.0
+    assert said("store unavailable") == (True, 3)
+    assert said("store unavailable") == (True, 0)
