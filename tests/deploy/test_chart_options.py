@@ -12,6 +12,7 @@ import helm_python
 import pytest
 import yaml
 
+from tandem.catalog.v1 import catalog_pb2
 from tandem.events.v1 import events_pb2
 from tandem.ranking.v1 import ranking_pb2
 
@@ -104,7 +105,7 @@ def test_typical_installations_render_what_was_reviewed(chart: helm_python.Chart
 
 
 @pytest.mark.parametrize(
-    ("cpu", "workers"), [("1", 1), ("2", 2), (3, 3), ("2500m", 2), ("500m", 1), (1.5, 1), (None, 1), ("200", 64)]
+    ("cpu", "workers"), [("1", 1), ("2", 2), (3, 3), ("2500m", 2), ("500m", 1), ("1.5", 1), (None, 1), ("200", 64)]
 )
 def test_behind_envoy_there_is_a_worker_for_each_cpu_of_the_limit(render: Render, cpu: Any, workers: int) -> None:
     limits = {"memory": "2Gi"} | ({"cpu": cpu} if cpu is not None else {})
@@ -256,7 +257,8 @@ def test_metrics_are_scraped_on_a_port_of_their_own_where_liveness_is_asked_too(
         assert monitor["metadata"]["labels"]["release"] == "p"
         selector = monitor["spec"]["selector"]["matchLabels"]
         assert selector.items() <= service["metadata"]["labels"].items()
-        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+        scraped = {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]}
+        assert scraped == {p["name"] for p in service["spec"]["ports"] if p["name"].startswith("metrics")}
         assert toml(manifests, name)["metrics_port"] == 9464
         assert container(manifests, name)["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
 
@@ -291,7 +293,7 @@ def test_the_network_lets_ranking_alone_reach_retrieval(render: Render) -> None:
     assert allowed(manifests["NetworkPolicy", "retrieval"], "ingress") == {50051: ["ranking"], 9464: ["other"]}
     assert allowed(manifests["NetworkPolicy", "retrieval"], "egress") == {53: ["other", "other"], 6379: ["other"]}
     ranking = manifests["NetworkPolicy", "ranking"]
-    assert allowed(ranking, "ingress") == {50052: ["other"], 50053: ["other"], 9464: ["other"]}
+    assert allowed(ranking, "ingress") == {50052: ["other"], 50053: ["other"], 9464: ["other"], 9465: ["other"]}
     assert allowed(ranking, "egress") == {53: ["other", "other"], 50051: ["retrieval"], 6379: ["other"]}
     assert allowed(manifests["NetworkPolicy", "trainer"], "ingress") == {}
 
@@ -310,7 +312,7 @@ def test_behind_envoy_nobody_else_reaches_the_pods(render: Render) -> None:
 
 
 @pytest.mark.parametrize("behind", [REDIS, ENVOY], ids=["ranking", "envoy"])
-def test_from_outside_ranking_and_events_are_reached_and_nothing_else(render: Render, behind: Values) -> None:
+def test_from_outside_ranking_and_the_writer_are_reached_and_nothing_else(render: Render, behind: Values) -> None:
     outside = {
         "ingress": {"enabled": True, "host": "shop.example.com", "tlsSecretName": "certificate"},
         "grpcRoute": {"enabled": True, "gateway": {"name": "outside"}, "hostnames": ["shop.example.com"]},
@@ -318,14 +320,16 @@ def test_from_outside_ranking_and_events_are_reached_and_nothing_else(render: Re
     manifests = render(behind | outside)
     ranking = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
     events = events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name
+    catalog = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
     ingress = manifests["Ingress", "ranking"]["spec"]
     paths = {p["path"]: p["backend"]["service"]["port"]["number"] for p in ingress["rules"][0]["http"]["paths"]}
-    assert paths == {f"/{ranking}/": 50052, f"/{events}/": 50053}
+    assert paths == {f"/{ranking}/": 50052, f"/{events}/": 50053, f"/{catalog}/": 50053}
     assert ingress["tls"] == [{"hosts": ["shop.example.com"], "secretName": "certificate"}]
     rules = manifests["GRPCRoute", "ranking"]["spec"]["rules"]
     assert {r["matches"][0]["method"]["service"]: r["backendRefs"][0]["port"] for r in rules} == {
         ranking: 50052,
         events: 50053,
+        catalog: 50053,
     }
 
 

@@ -28,6 +28,7 @@ HEALTH_NAMES = {
     "ranking": "tandem.ranking.v1.RankingService",
     "writer": "tandem.events.v1.EventService",
 }
+METRICS = {"retrieval": "9101", "ranking": "9102", "writer": "9103"}
 MODULES = {"retrieval": "tandem_retrieval", "ranking": "tandem_ranking", "writer": "tandem_ranking.writer"}
 TRAINING_ONLY = {"torch", "pandas", "implicit"}
 
@@ -208,11 +209,13 @@ def test_a_composed_service_is_what_its_config_says(compose: dict[str, Any], ser
     assert spec["ports"] == [f"127.0.0.1:{toml['port']}:{toml['port']}"]
     assert spec["healthcheck"]["test"][-2:] == [str(toml["port"]), HEALTH_NAMES[service]]
     assert float(spec["stop_grace_period"].removesuffix("s")) > toml["drain_s"] + toml["grace_s"]
-    temporary = {"SQLITE_TMPDIR": "/var/lib/tandem"} if service == "writer" else {}  # a VACUUM may not fit into /tmp
-    assert spec["environment"] == temporary | {f"TANDEM_{service.upper()}_STORE": f"${{TANDEM_STORE:-{toml['store']}}}"}
-    if service != "writer":  # it needs no bundle
-        assert "bundles:/bundles:ro" in spec["volumes"]
-        assert toml["registry"] == "/bundles"
+    environment = dict(spec["environment"])
+    assert environment.pop(f"TANDEM_{service.upper()}_METRICS_PORT") == METRICS[service]
+    # A VACUUM may not fit into /tmp.
+    assert environment.pop("SQLITE_TMPDIR", "") == ("/var/lib/tandem" if service == "writer" else "")
+    assert environment == {f"TANDEM_{service.upper()}_STORE": f"${{TANDEM_STORE:-{toml['store']}}}"}
+    assert "bundles:/bundles:ro" in spec["volumes"]
+    assert toml["registry"] == "/bundles"
     assert f"store:{Path(toml['store'].removeprefix('sqlite:///')).parent}" in spec["volumes"]
 
 

@@ -202,13 +202,16 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
   {{- end }}
   {{- if eq $component "ranking" }}
     {{- $ports = append $ports $root.Values.writer.config.port }}
+    {{- if $root.Values.metrics.enabled }}
+      {{- $ports = append $ports $root.Values.metrics.writerPort }}
+    {{- end }}
   {{- end }}
   {{- $numbers := list }}
   {{- range $port := $ports }}
     {{- $numbers = append $numbers (int $port) }}
   {{- end }}
   {{- if ne (len $numbers) (len (uniq $numbers)) }}
-    {{- fail (printf "the %s pod would use a port twice: %s (its workers', %s.config.adminPort, metrics.port%s)" $component (toJson $numbers) $component (ternary ", writer.config.port" "" (eq $component "ranking"))) }}
+    {{- fail (printf "the %s pod would use a port twice: %s (its workers', %s.config.adminPort, metrics.port%s)" $component (toJson $numbers) $component (ternary ", writer.config.port, metrics.writerPort" "" (eq $component "ranking"))) }}
   {{- end }}
 {{- end }}
 {{- if .Values.envoy.enabled }}
@@ -236,20 +239,16 @@ workers = {{ include "tandem.workers" . }}
 {{- end }}
 threads = {{ int $config.threads }}
 max_concurrent_rpcs = {{ int $config.maxConcurrentRpcs }}
-{{- if ne .component "writer" }}
 registry = {{ toJson (default "/bundles" $values.bundles.s3.url) }}
 {{- if include "tandem.s3" .root }}
 registry_cache = "/var/cache/tandem"
 {{- end }}
-{{- end }}
 {{- if not $values.store.existingSecret.name }}
 store = {{ include "tandem.storeUrl" .root | quote }}
 {{- end }}
-{{- if ne .component "writer" }}
 bundle_poll_s = {{ toJson $config.bundlePollSeconds }}
-{{- if $config.adminPort }}
+{{- if and (ne .component "writer") $config.adminPort }}
 admin_port = {{ int $config.adminPort }}
-{{- end }}
 {{- end }}
 drain_s = {{ toJson $config.drainSeconds }}
 grace_s = {{ toJson $config.graceSeconds }}
@@ -268,10 +267,10 @@ tls_client_ca = "/etc/tandem-tls/ca.crt"
 {{- if $values.tokens.existingSecret }}
 tokens_file = "/etc/tandem-tokens/tokens.toml"
 {{- end }}
-{{- if and $values.metrics.enabled (ne .component "writer") }}
-metrics_port = {{ int $values.metrics.port }}
+{{- if $values.metrics.enabled }}
+metrics_port = {{ int (ternary $values.metrics.writerPort $values.metrics.port (eq .component "writer")) }}
 {{- end }}
-{{- if and $values.tracing.otlpEndpoint (ne .component "writer") }}
+{{- if $values.tracing.otlpEndpoint }}
 otlp_endpoint = {{ toJson $values.tracing.otlpEndpoint }}
 trace_ratio = {{ toJson $values.tracing.ratio }}
 {{- end }}
@@ -514,6 +513,11 @@ ports:
   - name: events
     containerPort: {{ int $process.config.port }}
     protocol: TCP
+  {{- if $values.metrics.enabled }}
+  - name: metrics-events
+    containerPort: {{ int $values.metrics.writerPort }}
+    protocol: TCP
+  {{- end }}
   {{- else }}
   {{- range $k, $port := include "tandem.workerPorts" . | fromJsonArray }}
   - name: grpc{{ if $k }}-{{ $k }}{{ end }}
@@ -537,15 +541,16 @@ volumeMounts:
   - name: config
     mountPath: /etc/tandem
     readOnly: true
-  {{- if ne $component "writer" }}
   {{- if include "tandem.s3" $root }}
   - name: bundle-cache
     mountPath: /var/cache/tandem
+    {{- if eq $component "writer" }}
+    readOnly: true  # ranking's side process copies, for both
+    {{- end }}
   {{- else }}
   - name: bundles
     mountPath: /bundles
     readOnly: true
-  {{- end }}
   {{- end }}
   - name: tmp
     mountPath: /tmp
