@@ -93,7 +93,10 @@ def toml(manifests: Rendered, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TYPICAL)
 def test_typical_installations_render_what_was_reviewed(chart: helm_python.Chart, name: str) -> None:
     files = chart.render(TYPICAL[name], name="shop", namespace="prod")
-    parts = [f"# {file}\n{text.strip()}\n" for file, text in sorted(files.items()) if text.strip()]
+    files = {file: text.strip() for file, text in sorted(files.items()) if text.strip()}
+    notes = "tandem/templates/NOTES.txt"
+    files[notes] = "".join(f"# {line}\n" for line in files[notes].splitlines()).strip()  # so that the file is YAML
+    parts = [f"---\n# {file}\n{text}\n" for file, text in files.items()]
     text = "".join(parts)
     path = GOLDEN / f"{name}.yaml"
     if os.environ.get("TANDEM_GOLDEN") == "write":
