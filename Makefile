@@ -74,6 +74,15 @@ $(BUF): | $(STAMP)
 audit: $(STAMP) ## Known holes and licences of what the services and callers install
 	@$(BIN)/python deploy/audit.py
 
+.PHONY: golden
+golden: $(STAMP) ## Renew the renderings of the chart that reviews look at (tests/deploy/golden)
+	@TANDEM_GOLDEN=write $(BIN)/python -m pytest -q tests/deploy/test_chart_options.py -k reviewed
+	@git --no-pager diff --stat -- tests/deploy/golden
+
+.PHONY: image-check
+image-check: $(STAMP) ## Build what the service's image builds into a clean environment, and serve from it
+	@$(BIN)/python -m pytest -q -s -m long tests/deploy/test_image_steps.py
+
 .PHONY: constraints
 constraints: $(STAMP) ## Renew constraints.txt from the environment
 	@{ echo "# Versions that were tested together. Renewed by: make constraints"; \

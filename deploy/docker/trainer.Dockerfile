@@ -21,7 +21,7 @@ COPY services services
 COPY trainer trainer
 # hadolint ignore=SC2086
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip wheel ${PIP_ARGS} --constraint constraints.txt --wheel-dir /wheels ".[training,s3]"
+    pip wheel ${PIP_ARGS} --constraint constraints.txt --wheel-dir /wheels ".[training,redis,s3]"
 
 FROM ${PYTHON_IMAGE}
 # implicit's wheel links against the system's OpenMP runtime, which the slim image lacks.
@@ -30,7 +30,7 @@ RUN apt-get update && apt-get install --no-install-recommends --yes libgomp1 && 
 # The versions are those of the wheels built above.
 # hadolint ignore=DL3013
 RUN --mount=type=bind,from=builder,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels "tandem-recommender[training,s3]"
+    pip install --no-cache-dir --no-index --find-links /wheels "tandem-recommender[training,redis,s3]"
 # The ids are those of podSecurityContext in the chart. The folder exists here so that a fresh named volume
 # mounted on it takes over its owner.
 RUN groupadd --gid 10001 tandem \

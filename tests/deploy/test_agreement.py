@@ -8,6 +8,7 @@ import helm_python
 import pytest
 import yaml
 
+from tandem.events.v1 import events_pb2
 from tandem.ranking.v1 import ranking_pb2
 from tandem.retrieval.v1 import retrieval_pb2
 from tandem_core.grpc_process import LIVENESS, ServiceSettings
@@ -15,21 +16,27 @@ from tandem_core.policy import load_policies
 from tandem_core.service_arguments import load_settings
 from tandem_core.stores.open import open_store
 from tandem_ranking.config import RankingSettings
+from tandem_ranking.writer.config import WriterSettings
 from tandem_retrieval.config import RetrievalSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PORTS = {
     50051: retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name,
     50052: ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name,
+    50053: events_pb2.DESCRIPTOR.services_by_name["EventService"].full_name,
 }
 
 
-SETTINGS: dict[str, type[ServiceSettings]] = {"retrieval": RetrievalSettings, "ranking": RankingSettings}
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "retrieval": RetrievalSettings,
+    "ranking": RankingSettings,
+    "writer": WriterSettings,
+}
 
 
-def manifests(template: str) -> list[dict[str, Any]]:
+def manifests(template: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     with helm_python.Chart.load(DEPLOY / "helm" / "tandem") as chart:
-        text = chart.render(name="shop")[f"tandem/templates/{template}.yaml"]
+        text = chart.render(values or {}, name="shop")[f"tandem/templates/{template}.yaml"]
     return [document for document in yaml.safe_load_all(text) if document]
 
 
@@ -44,8 +51,8 @@ def compose_store_url() -> str:
     return text.partition(":-")[2].removesuffix("}")
 
 
-def chart_toml(service: str) -> str:
-    (text,) = (m["data"][f"{service}.toml"] for m in manifests("configmaps") if f"{service}.toml" in m["data"])
+def chart_toml(service: str, values: dict[str, Any] | None = None) -> str:
+    (text,) = (m["data"][f"{service}.toml"] for m in manifests("configmaps", values) if f"{service}.toml" in m["data"])
     return str(text)
 
 
@@ -59,6 +66,37 @@ def test_a_service_accepts_its_config(service: str, source: Any) -> None:
     values = tomllib.loads(source(service))
     settings = load_settings(SETTINGS[service], values, "test")  # refuses unknown keys
     assert settings.model_dump(mode="json", include=set(values)) == values
+
+
+PLACES: dict[str, Any] = {
+    "store": {
+        "url": "redis://valkey:6379/0",
+        "passwordSecret": {"name": "valkey"},
+        "suppressionKeySecret": {"name": "key"},
+    },
+    "bundles": {"s3": {"url": "s3://models/shop"}},
+    "metrics": {"enabled": True},
+    "tracing": {"otlpEndpoint": "http://collector:4318/v1/traces"},
+    "retrieval": {"config": {"adminPort": 50060}},
+    "ranking": {"config": {"adminPort": 50060}, "decisions": {"enabled": True}},
+}
+LOCKS: dict[str, Any] = {
+    "tls": {"enabled": True, "secretName": "tls", "clientAuth": True, "serverName": "tandem.internal"},
+    "tokens": {"existingSecret": "tokens"},
+    "retrieval": {"config": {"ratePerSecond": 5}},
+    "ranking": {"config": {"ratePerSecond": 0.5}},
+    "writer": {"config": {"ratePerSecond": 5}},
+}
+
+
+@pytest.mark.parametrize("values", [PLACES, LOCKS], ids=["places", "locks"])
+@pytest.mark.parametrize("service", SETTINGS)
+def test_a_service_knows_every_key_that_the_chart_can_render(service: str, values: dict[str, Any]) -> None:
+    rendered = tomllib.loads(chart_toml(service, values))
+    settings = load_settings(SETTINGS[service], rendered, "test")  # refuses unknown keys
+    for key, value in settings.model_dump(mode="json", include=set(rendered)).items():
+        # A Path has swallowed a slash of the bucket's URL, which the registry knows.
+        assert value == (rendered[key].replace("s3://", "s3:/") if key == "registry" else rendered[key]), key
 
 
 def test_a_store_from_a_secret_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +123,7 @@ def test_the_default_policies_are_read(tmp_path: Path) -> None:
 
 
 def test_probes_ask_for_names_that_the_services_answer_to() -> None:
-    containers = [m["spec"]["template"]["spec"]["containers"][0] for m in manifests("deployments")]
+    containers = [c for m in manifests("deployments") for c in m["spec"]["template"]["spec"]["containers"]]
     probes = [container["readinessProbe"]["grpc"] for container in containers]
     assert {probe["port"]: probe["service"] for probe in probes} == PORTS
     assert {container["livenessProbe"]["grpc"]["service"] for container in containers} == {LIVENESS}

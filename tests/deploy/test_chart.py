@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
+import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
@@ -22,14 +23,22 @@ SERVICES = ("retrieval", "ranking")
 OLDEST, NEWEST = "1.27", kubernetes_validate.utils.major_minor(kubernetes_validate.latest_version())
 
 # What the services read: agreed with their config modules. `store` may come from the environment instead.
-SHARED_KEYS = {
-    "host", "port", "threads", "registry", "store", "bundle_poll_s", "drain_s", "grace_s", "reflection", "log_level",
+WRITER_KEYS = {
+    "host", "port", "threads", "max_concurrent_rpcs", "registry", "store", "bundle_poll_s", "drain_s", "grace_s",
+    "max_connection_age_s", "reflection", "log_level",
 }  # fmt: skip
+SHARED_KEYS = WRITER_KEYS | {"workers"}
 TOML_KEYS = {
     "retrieval": SHARED_KEYS,
     "ranking": SHARED_KEYS | {"retrieval_target", "retrieval_timeout_ms", "policy_file"},
+    "writer": WRITER_KEYS,
 }
-HEALTH_NAMES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tandem.ranking.v1.RankingService"}
+PROCESSES = {"retrieval": "retrieval", "ranking": "ranking", "writer": "ranking"}  # each in the pods of its component
+HEALTH_NAMES = {
+    "retrieval": "tandem.retrieval.v1.RetrievalService",
+    "ranking": "tandem.ranking.v1.RankingService",
+    "writer": "tandem.events.v1.EventService",
+}
 
 Values = dict[str, Any]
 Manifest = dict[str, Any]
@@ -63,12 +72,79 @@ CASES: dict[str, Values] = {
         },
         "trainer": TRAINER["trainer"] | {"podAnnotations": {"example.com/team": "search"}},
     },
+    "envoy": REDIS | {
+        "envoy": {"enabled": True},
+        "networkPolicy": {"enabled": True},
+        "retrieval": {"resources": {"limits": {"cpu": "2500m", "memory": "2Gi"}}},
+        "ingress": {"enabled": True, "host": "shop.example.com", "tlsSecretName": "shop-certificate"},
+        "grpcRoute": {"enabled": True, "gateway": {"name": "outside"}, "hostnames": ["shop.example.com"]},
+    },
+    "locked": REDIS | {
+        "store": REDIS["store"] | {
+            "passwordSecret": {"name": "valkey"}, "suppressionKeySecret": {"name": "forgotten"},
+        },
+        "bundles": {"s3": {"url": "s3://models/shop", "endpoint": "http://minio:9000", "existingSecret": "s3"}},
+        "tls": {"enabled": True, "secretName": "tandem-tls", "clientAuth": True, "serverName": "tandem.internal"},
+        "tokens": {"existingSecret": "tandem-tokens"},
+        "metrics": {"enabled": True, "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        "tracing": {"otlpEndpoint": "http://collector:4318/v1/traces"},
+        "networkPolicy": {
+            "enabled": True,
+            "callers": [{"namespaceSelector": {"matchLabels": {"team": "web"}}}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [6379, 9000]}],
+        },
+        "ranking": {"replicas": 2, "decisions": {"enabled": True}},
+        "retrieval": {"replicas": 2},
+    } | TRAINER,
     "own account and claims": {
         "serviceAccount": {"create": False, "name": "mine"},
         "bundles": {"existingClaim": "registry"},
         "store": {"sqlite": {"existingClaim": "events"}},
     },
 }  # fmt: skip
+
+
+def closed(required: str, optional: str = "", **properties: Any) -> dict[str, Any]:
+    """A JSON schema of an object that takes these keys alone; those without a schema of their own take any value."""
+    keys = {name: properties.get(name, {}) for name in (required + " " + optional).split()}
+    return {"type": "object", "properties": keys, "required": required.split(), "additionalProperties": False}
+
+
+def manifest_schema(spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = closed("name namespace labels", "annotations", name={"type": "string", "maxLength": 63})
+    return closed("apiVersion kind metadata spec", metadata=metadata, spec=spec)
+
+
+def listed(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": of}
+
+
+TEXT, PORT = {"type": "string", "minLength": 1}, {"type": "integer", "minimum": 1, "maximum": 65535}
+# What the chart uses of two APIs that are not Kubernetes' own, after their published references.
+OTHERS = {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): manifest_schema(
+        closed(
+            "selector endpoints",
+            selector=closed("matchLabels", matchLabels={"type": "object", "additionalProperties": TEXT}),
+            endpoints=listed(closed("port", "path interval scheme", port=TEXT, path=TEXT, interval=TEXT)),
+        )
+    ),
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"): manifest_schema(
+        closed(
+            "parentRefs rules",
+            "hostnames",
+            parentRefs=listed(closed("name", "namespace sectionName", name=TEXT, namespace=TEXT, sectionName=TEXT)),
+            hostnames=listed(TEXT),
+            rules=listed(
+                closed(
+                    "matches backendRefs",
+                    matches=listed(closed("method", method=closed("service", "method type", service=TEXT))),
+                    backendRefs=listed(closed("name port", "weight", name=TEXT, port=PORT)),
+                )
+            ),
+        )
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +187,13 @@ def workloads(manifests: list[Manifest]) -> list[Manifest]:
     return of_kind(manifests, "Deployment") + of_kind(manifests, "CronJob")
 
 
-def only_container(workload: Manifest) -> dict[str, Any]:
-    (container,) = pod_template(workload)["spec"]["containers"]
-    assert isinstance(container, dict)
-    return container
+def containers(workload: Manifest) -> dict[str, dict[str, Any]]:
+    return {container["name"]: container for container in pod_template(workload)["spec"]["containers"]}
+
+
+def process(manifests: list[Manifest], name: str) -> dict[str, Any]:
+    """The container of retrieval, ranking or writer."""
+    return containers(one(manifests, "Deployment", PROCESSES[name]))[name]
 
 
 def selected(selector: dict[str, str], manifests: list[Manifest]) -> list[str]:
@@ -127,7 +206,17 @@ def selected(selector: dict[str, str], manifests: list[Manifest]) -> list[str]:
 
 
 def service_toml(manifests: list[Manifest], service: str) -> dict[str, Any]:
-    return tomllib.loads(one(manifests, "ConfigMap", service)["data"][f"{service}.toml"])
+    return tomllib.loads(one(manifests, "ConfigMap", PROCESSES[service])["data"][f"{service}.toml"])
+
+
+def backends(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Services and ports that an Ingress or a GRPCRoute leads to."""
+    for rule in manifest["spec"]["rules"]:
+        for path in rule.get("http", {}).get("paths", []):
+            service = path["backend"]["service"]
+            yield service["name"], service["port"]["number"]
+        for reference in rule.get("backendRefs", []):
+            yield reference["name"], reference["port"]
 
 
 def merged(*parts: Values) -> Values:
@@ -165,6 +254,9 @@ def test_every_manifest_is_valid_for_the_oldest_and_newest_kubernetes(
 ) -> None:
     manifests = render(chart, CASES[case])
     for manifest in manifests:
+        if schema := OTHERS.get((manifest["apiVersion"], manifest["kind"])):
+            jsonschema.validate(manifest, schema)
+            continue
         # Raises for an unknown field, and for an API it has no schema of (its command line only warns of that).
         assert kubernetes_validate.validate(manifest, version, strict=True) == version
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests]
@@ -209,10 +301,15 @@ def test_what_manifests_refer_to_exists(chart: helm_python.Chart, case: str) -> 
     manifests = render(chart, CASES[case])
     own = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
     given = {values["bundles"]["existingClaim"], values["store"]["sqlite"]["existingClaim"], "tables"}
+    for named in (*of_kind(manifests, "Ingress"), *of_kind(manifests, "GRPCRoute")):
+        for name, port in backends(named):
+            (service,) = (m for m in of_kind(manifests, "Service") if m["metadata"]["name"] == name)
+            assert port in {entry["port"] for entry in service["spec"]["ports"]}
     for workload in workloads(manifests):
         spec = pod_template(workload)["spec"]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
-        assert {mount["name"] for mount in only_container(workload)["volumeMounts"]} == volumes.keys()
+        mounts = [mount["name"] for container in containers(workload).values() for mount in container["volumeMounts"]]
+        assert set(mounts) == volumes.keys()
         for volume in volumes.values():
             if "configMap" in volume:
                 assert ("ConfigMap", volume["configMap"]["name"]) in own
@@ -269,21 +366,24 @@ def test_every_object_carries_the_recommended_labels(chart: helm_python.Chart) -
 # ---- Configuration ----
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PROCESSES)
 def test_the_toml_has_exactly_the_keys_the_service_reads(chart: helm_python.Chart, service: str) -> None:
     assert service_toml(render(chart, {}), service).keys() == TOML_KEYS[service]
 
 
 def test_the_toml_says_what_the_values_say(chart: helm_python.Chart) -> None:
     config = {
-        "port": 6000, "threads": 3, "bundlePollSeconds": 0.25, "drainSeconds": 1.5, "graceSeconds": 20,
+        "port": 6000, "threads": 3, "maxConcurrentRpcs": 9, "bundlePollSeconds": 0.25, "adminPort": 6009,
+        "drainSeconds": 1.5, "graceSeconds": 20, "maxConnectionAgeSeconds": 60, "ratePerSecond": 2.5, "rateBurst": 7,
         "reflection": True, "logLevel": "debug", "retrievalTimeoutMs": 75, "retrievalTarget": "dns:///other:1",
     }  # fmt: skip
     toml = service_toml(render(chart, merged(REDIS, {"ranking": {"config": config}})), "ranking")
     assert toml == {
         "host": "0.0.0.0",  # noqa: S104 - in a pod the network decides who gets in
-        "port": 6000, "threads": 3, "registry": "/bundles", "store": "redis://valkey:6379/0", "bundle_poll_s": 0.25,
-        "drain_s": 1.5, "grace_s": 20, "reflection": True, "log_level": "debug", "retrieval_target": "dns:///other:1",
+        "port": 6000, "workers": 1, "threads": 3, "max_concurrent_rpcs": 9, "registry": "/bundles",
+        "store": "redis://valkey:6379/0", "bundle_poll_s": 0.25, "admin_port": 6009, "drain_s": 1.5, "grace_s": 20,
+        "max_connection_age_s": 60, "rate_per_s": 2.5, "rate_burst": 7, "reflection": True, "log_level": "debug",
+        "retrieval_target": "dns:///other:1",
         "retrieval_timeout_ms": 75, "policy_file": "/etc/tandem/policy.toml",
     }  # fmt: skip
     # Whole numbers stay whole: a strict reader takes 6000.0 for no port.
@@ -310,8 +410,10 @@ def test_every_file_named_on_a_command_line_or_in_a_config_is_mounted(chart: hel
     for workload in workloads(manifests):
         name = component(workload)
         files = {f"/etc/tandem/{file}" for file in one(manifests, "ConfigMap", name)["data"]}
-        args = only_container(workload)["args"]
-        assert args[args.index("--config") + 1] in files
+        for container in containers(workload).values():
+            args = container["args"]
+            option, folder = ("--config-path", "/etc/envoy/") if name == "envoy" else ("--config", "/etc/tandem/")
+            assert args[args.index(option) + 1].replace(folder, "/etc/tandem/") in files
         if name == "ranking":
             assert service_toml(manifests, name)["policy_file"] in files
 
@@ -319,12 +421,14 @@ def test_every_file_named_on_a_command_line_or_in_a_config_is_mounted(chart: hel
 def test_the_processes_are_started_as_agreed(chart: helm_python.Chart) -> None:
     manifests = render(chart, TRAINER)
     lines = {
-        component(workload): " ".join(only_container(workload)["command"] + only_container(workload)["args"])
+        name: " ".join(container["command"] + container["args"])
         for workload in workloads(manifests)
+        for name, container in containers(workload).items()
     }
     assert lines == {
         "retrieval": "python -m tandem_retrieval --config /etc/tandem/retrieval.toml",
         "ranking": "python -m tandem_ranking --config /etc/tandem/ranking.toml",
+        "writer": "python -m tandem_ranking.writer --config /etc/tandem/writer.toml",
         "trainer": "tandem train --config /etc/tandem/train.toml --data /data --registry /bundles",
     }
 
@@ -334,6 +438,7 @@ def test_the_processes_are_started_as_agreed(chart: helm_python.Chart) -> None:
     [
         (set_at("retrieval.config.threads", 5), {"retrieval"}),
         (set_at("ranking.config.logLevel", "debug"), {"ranking"}),
+        (set_at("writer.config.threads", 4), {"ranking"}),
         (set_at("ranking.policy", "[placements.home]\n"), {"ranking"}),
         (set_at("retrieval.config.port", 6000), {"retrieval", "ranking"}),
         (REDIS, {"retrieval", "ranking"}),
@@ -358,17 +463,16 @@ def test_the_checksum_changes_with_the_config_it_stands_for(
 # ---- Network ----
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_a_service_is_headless_and_leads_to_the_port_the_process_listens_on(
-    chart: helm_python.Chart, service: str
+    chart: helm_python.Chart, name: str
 ) -> None:
-    manifests = render(chart, set_at(f"{service}.config.port", 6001))
-    spec = one(manifests, "Service", service)["spec"]
+    manifests = render(chart, set_at(f"{name}.config.port", 6001))
+    spec = one(manifests, "Service", PROCESSES[name])["spec"]
     assert spec["clusterIP"] == "None"
-    (port,) = spec["ports"]
-    (container_port,) = only_container(one(manifests, "Deployment", service))["ports"]
-    assert port["targetPort"] == container_port["name"]
-    assert port["port"] == container_port["containerPort"] == service_toml(manifests, service)["port"] == 6001
+    (container_port,) = process(manifests, name)["ports"]
+    (port,) = (port for port in spec["ports"] if port["targetPort"] == container_port["name"])
+    assert port["port"] == container_port["containerPort"] == service_toml(manifests, name)["port"] == 6001
 
 
 def test_ranking_finds_the_retrieval_of_its_own_release(chart: helm_python.Chart) -> None:
@@ -383,9 +487,9 @@ def test_kubernetes_adds_no_environment_that_reads_like_our_settings(chart: helm
         assert pod_template(workload)["spec"]["enableServiceLinks"] is False
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PROCESSES)
 def test_probes_ask_for_the_right_health_name_on_the_right_port(chart: helm_python.Chart, service: str) -> None:
-    container = only_container(one(render(chart, set_at(f"{service}.config.port", 6003)), "Deployment", service))
+    container = process(render(chart, set_at(f"{service}.config.port", 6003)), service)
     assert container["startupProbe"]["grpc"] == {"port": 6003, "service": "liveness"}
     assert container["livenessProbe"]["grpc"] == {"port": 6003, "service": "liveness"}
     assert container["readinessProbe"]["grpc"] == {"port": 6003, "service": HEALTH_NAMES[service]}
@@ -395,17 +499,28 @@ def test_probes_ask_for_the_right_health_name_on_the_right_port(chart: helm_pyth
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize(("drain", "grace", "margin"), [(5, 10, 10), (0.5, 7.2, 3), (0, 0, 1), (2.5, 2.5, 1)])
+@pytest.mark.parametrize(("drain", "grace", "margin"), [(5, 10, 10), (0.5, 7.2, 3), (0, 0.2, 1), (2.5, 2.5, 1)])
 def test_kubernetes_waits_longer_than_draining_and_the_calls_in_flight_take(
     chart: helm_python.Chart, service: str, drain: float, grace: float, margin: int
 ) -> None:
-    values = {service: {"config": {"drainSeconds": drain, "graceSeconds": grace}, "terminationMarginSeconds": margin}}
+    config = {"config": {"drainSeconds": drain, "graceSeconds": grace}}
+    values = {"writer": {"config": {"drainSeconds": 0, "graceSeconds": 0}}, service: config}
+    values[service]["terminationMarginSeconds"] = margin
     manifests = render(chart, values)
     toml = service_toml(manifests, service)
     seconds = pod_template(one(manifests, "Deployment", service))["spec"]["terminationGracePeriodSeconds"]
     assert (toml["drain_s"], toml["grace_s"]) == (drain, grace)
-    assert seconds == math.ceil(drain + grace) + margin
-    assert seconds > toml["drain_s"] + toml["grace_s"]
+    # The admin port, where there is one, drains after the workers.
+    assert seconds == math.ceil(2 * drain + grace) + margin
+
+
+def test_kubernetes_waits_for_the_slower_of_ranking_and_writer(chart: helm_python.Chart) -> None:
+    manifests = render(chart, set_at("writer.config.graceSeconds", 100))
+    pods = {name: pod_template(one(manifests, "Deployment", name))["spec"] for name in SERVICES}
+    assert {name: pod["terminationGracePeriodSeconds"] for name, pod in pods.items()} == {
+        "retrieval": 30,
+        "ranking": 120,
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -416,29 +531,30 @@ def test_containers_run_without_root_and_cannot_write_to_their_image(chart: helm
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        container = only_container(workload)
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert container["resources"]["limits"]["memory"]
+        for container in containers(workload).values():
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
         assert "emptyDir" in next(volume for volume in pod["volumes"] if volume["name"] == "tmp")
 
 
 def test_only_the_trainer_may_write_bundles(chart: helm_python.Chart) -> None:
     for workload in workloads(render(chart, TRAINER)):
-        mounts = {
-            mount["mountPath"]: mount.get("readOnly", False) for mount in only_container(workload)["volumeMounts"]
-        }
-        assert mounts["/bundles"] is (component(workload) != "trainer")
-        assert mounts["/etc/tandem"] is True
-        assert mounts.get("/data", True) is True
+        for name, container in containers(workload).items():
+            mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+            assert mounts["/bundles"] is (name != "trainer")
+            assert mounts["/etc/tandem"] is True
+            assert mounts.get("/data", True) is True
 
 
 def test_native_libraries_of_the_services_use_one_thread(chart: helm_python.Chart) -> None:
-    for deployment in of_kind(render(chart, {}), "Deployment"):
-        env = {entry["name"]: entry["value"] for entry in only_container(deployment)["env"]}
+    manifests = render(chart, {})
+    for name in PROCESSES:
+        env = {entry["name"]: entry["value"] for entry in process(manifests, name)["env"]}
+        assert env.pop("SQLITE_TMPDIR", "") == ("/var/lib/tandem" if name == "writer" else "")
         assert env == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -451,7 +567,8 @@ def test_the_trainer_runs_once_at_a_time_and_only_when_asked_for(chart: helm_pyt
 
 def test_images_are_named_by_tag_or_digest(chart: helm_python.Chart) -> None:
     def image(values: Values) -> str:
-        return str(only_container(one(render(chart, values), "Deployment", "ranking"))["image"])
+        (image,) = {process(render(chart, values), name)["image"] for name in PROCESSES}
+        return str(image)
 
     digest = "sha256:" + "a" * 64
     assert image({}) == f"tandem-service:{chart.metadata['appVersion']}"
@@ -462,10 +579,10 @@ def test_images_are_named_by_tag_or_digest(chart: helm_python.Chart) -> None:
 # ---- Store and volumes ----
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", PROCESSES)
 def test_a_store_in_a_secret_reaches_the_process_by_reference_alone(chart: helm_python.Chart, service: str) -> None:
     manifests = render(chart, SECRET)
-    env = {entry["name"]: entry for entry in only_container(one(manifests, "Deployment", service))["env"]}
+    env = {entry["name"]: entry for entry in process(manifests, service)["env"]}
     reference = env[f"TANDEM_{service.upper()}_STORE"]["valueFrom"]["secretKeyRef"]
     assert reference == {"name": "tandem-store", "key": "url"}
     assert service_toml(manifests, service).keys() == TOML_KEYS[service] - {"store"}
@@ -479,8 +596,9 @@ def test_sqlite_is_one_volume_shared_by_two_pods_of_one_node(chart: helm_python.
         spec = pod_template(deployment)["spec"]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert volumes["store"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-        mounts = {mount["name"]: mount["mountPath"] for mount in only_container(deployment)["volumeMounts"]}
-        assert service_toml(manifests, component(deployment))["store"].startswith(f"sqlite:///{mounts['store']}/")
+        for name, container in containers(deployment).items():
+            mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            assert service_toml(manifests, name)["store"].startswith(f"sqlite:///{mounts['store']}/")
         (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         assert term["topologyKey"] == "kubernetes.io/hostname"
         # Not the trainer's pods: one of those on another node would let the services part.

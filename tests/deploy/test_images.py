@@ -22,8 +22,14 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
 CHART = ROOT / "deploy" / "helm" / "tandem"
-IMAGES = {"service": "serving,redis", "trainer": "training,s3"}
-HEALTH_NAMES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tandem.ranking.v1.RankingService"}
+IMAGES = {"service": "serving,redis,s3,tracing", "trainer": "training,redis,s3"}
+HEALTH_NAMES = {
+    "retrieval": "tandem.retrieval.v1.RetrievalService",
+    "ranking": "tandem.ranking.v1.RankingService",
+    "writer": "tandem.events.v1.EventService",
+}
+METRICS = {"retrieval": "9101", "ranking": "9102", "writer": "9103"}
+MODULES = {"retrieval": "tandem_retrieval", "ranking": "tandem_ranking", "writer": "tandem_ranking.writer"}
 TRAINING_ONLY = {"torch", "pandas", "implicit"}
 
 Instruction = tuple[str, str]
@@ -184,19 +190,30 @@ def config(service: str) -> dict[str, Any]:
     return tomllib.loads((DOCKER / "config" / f"{service}.toml").read_text())
 
 
-def test_compose_starts_two_services_and_offers_the_rest_by_profile(compose: dict[str, Any]) -> None:
+def test_compose_starts_the_three_processes_and_offers_the_rest_by_profile(compose: dict[str, Any]) -> None:
     profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
-    assert profiles == {"retrieval": None, "ranking": None, "valkey": ["redis"], "trainer": ["train"]}
+    assert profiles == {
+        "retrieval": None,
+        "ranking": None,
+        "writer": None,
+        "valkey": ["redis"],
+        "prometheus": ["signals"],
+        "trainer": ["train"],
+    }
 
 
 @pytest.mark.parametrize("service", HEALTH_NAMES)
 def test_a_composed_service_is_what_its_config_says(compose: dict[str, Any], service: str) -> None:
     spec, toml = compose["services"][service], config(service)
-    assert " ".join(spec["command"]) == f"python -m tandem_{service} --config /etc/tandem/{service}.toml"
+    assert " ".join(spec["command"]) == f"python -m {MODULES[service]} --config /etc/tandem/{service}.toml"
     assert spec["ports"] == [f"127.0.0.1:{toml['port']}:{toml['port']}"]
     assert spec["healthcheck"]["test"][-2:] == [str(toml["port"]), HEALTH_NAMES[service]]
     assert float(spec["stop_grace_period"].removesuffix("s")) > toml["drain_s"] + toml["grace_s"]
-    assert spec["environment"] == {f"TANDEM_{service.upper()}_STORE": f"${{TANDEM_STORE:-{toml['store']}}}"}
+    environment = dict(spec["environment"])
+    assert environment.pop(f"TANDEM_{service.upper()}_METRICS_PORT") == METRICS[service]
+    # A VACUUM may not fit into /tmp.
+    assert environment.pop("SQLITE_TMPDIR", "") == ("/var/lib/tandem" if service == "writer" else "")
+    assert environment == {f"TANDEM_{service.upper()}_STORE": f"${{TANDEM_STORE:-{toml['store']}}}"}
     assert "bundles:/bundles:ro" in spec["volumes"]
     assert toml["registry"] == "/bundles"
     assert f"store:{Path(toml['store'].removeprefix('sqlite:///')).parent}" in spec["volumes"]
@@ -219,7 +236,7 @@ def test_compose_and_chart_configure_the_same_keys(service: str) -> None:
 
 
 def test_composed_containers_of_ours_cannot_write_to_their_image(compose: dict[str, Any]) -> None:
-    for name in ("retrieval", "ranking", "trainer"):
+    for name in ("retrieval", "ranking", "writer", "trainer"):
         service = compose["services"][name]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -260,9 +277,9 @@ def health_port() -> Iterator[int]:
 def test_the_health_check_passes_only_what_serves(
     healthcheck: ModuleType, health_port: int, service: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert healthcheck.main(str(health_port), service) == (1 if said else 0)
+    assert healthcheck.main([str(health_port), service]) == (1 if said else 0)
     assert said in capsys.readouterr().err
 
 
 def test_the_health_check_fails_where_nothing_listens(healthcheck: ModuleType) -> None:
-    assert healthcheck.main("1", "up") == 1
+    assert healthcheck.main(["1", "up"]) == 1
