@@ -99,7 +99,11 @@ def _settings(config: Path | None, services: dict[str, ServiceSettings]) -> Iter
     except ConfigError as error:
         yield bad("settings", str(config), str(error), "correct the file, or name another by --config")
         return
-    kinds = {"retrieval": RetrievalSettings, "ranking": RankingSettings, "writer": WriterSettings}
+    kinds: dict[str, type[ServiceSettings]] = {
+        "retrieval": RetrievalSettings,
+        "ranking": RankingSettings,
+        "writer": WriterSettings,
+    }
     for name, kind in kinds.items():
         if name == "writer" and config is not None and name not in tables:
             continue  # it may run elsewhere

@@ -32,6 +32,11 @@ class UserTower:
         other._item_vectors = item_vectors
         return other
 
+    def opened(self) -> UserTower:
+        """Return this tower with its model opened: the file may go."""
+        _ = self._session
+        return self
+
     def encode(self, users: Sequence[User]) -> NDArray[np.float32]:
         """Return float32 [B, D], unit length."""
         inputs = user_tower_inputs(self._schema, users, self._item_vectors)

@@ -20,5 +20,6 @@ from tandem_cli.serve import children
 def test_ranking_knows_every_worker_of_retrieval(tmp_path: Path, table: str, target: str) -> None:
     config = tmp_path / "serve.toml"
     config.write_text(f"[retrieval]\n{table}\n")
-    found = {child.name: child for child in children(config, Path("bundles"), "sqlite:///s.db", 50051, 50052)}
+    wanted = children(config, Path("bundles"), "sqlite:///s.db", 50051, 50052, 50053)
+    found = {child.name: child for child in wanted}
     assert found["ranking"].environment["TANDEM_RANKING_RETRIEVAL_TARGET"] == target

@@ -19,6 +19,7 @@ from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, User
 from tandem_core.filters import Eligibility
 from tandem_core.manifest import (
+    FORMAT,
     AlsInfo,
     DataInfo,
     FileEntry,
@@ -165,7 +166,7 @@ def make_manifest(schema: FeatureSchema) -> MakeManifest:
 
     def make(**fields: Any) -> Manifest:
         known: dict[str, Any] = {
-            "format": 3,
+            "format": FORMAT,
             "bundle_id": "b1",
             "created_ms": NOW_MS,
             "data": DataInfo(

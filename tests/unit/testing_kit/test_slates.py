@@ -185,7 +185,6 @@ def test_valid_candidates_pass() -> None:
         (setting("candidates.source_columns[1].source", "als"), "names of their own"),
         (setting("candidates.source_columns[1].source", ""), "names of their own"),
         (setting("candidates.source_columns[0].ranks[0]", -1), "a rank is 0 or more"),
-        (setting("candidates.source_columns[0].scores[2]", 0.1), "did not return the item\nby: 'z': als says rank 0"),
         (setting("candidates.source_masks[1]", 0b10), "the source mask names the sources"),
         (setting("candidates.source_masks[1]", 0b101), "the source mask names the sources"),
     ],

@@ -249,7 +249,7 @@ def _open_tower(fitting: Fitting, fit: Fit) -> UserTower:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "user_tower.onnx"
         path.write_bytes(fit.arrays["user_tower"].tobytes())
-        return UserTower(path, fitting.schema, fit.arrays["item_vectors"])
+        return UserTower(path, fitting.schema, fit.arrays["item_vectors"]).opened()
 
 
 def _bundle(fitting: Fitting, towers: Fit, als: Fit) -> Bundle:
