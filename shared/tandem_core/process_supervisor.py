@@ -76,6 +76,7 @@ class ServiceSupervisor:
         self._start_at: dict[str, float] = {}
         self._backoff = {"loader": Backoff(), "side": Backoff()}
         self._seen: dict[str, Any] = {}  # what the side process saw last of the registry
+        self._overtaken: tuple[dict[str, Any], float] = ({}, 0.0)  # what a loader saw something newer than, until when
         self._loading: dict[str, Any] = {}  # what it was when the last loader started
         self._refused: dict[str, Any] = {}  # what it was when it was refused, with the reason
         self._refused_until = 0.0
@@ -137,6 +138,9 @@ class ServiceSupervisor:
     def _serves(self, process: Process, said: dict[str, Any]) -> None:
         first = self._current is None and self._side is None
         process.serving = said
+        if process is not self._side and said["bundle_id"] != self._seen.get("bundle_id", said["bundle_id"]):
+            # The pointer moved on between the look and the loading: to act on the old look would load this one again.
+            self._overtaken = (self._seen, time.monotonic() + 2 * self._settings.bundle_poll_s)
         if process is self._coming:
             if self._current is not None:
                 self._retire(self._current)
@@ -157,6 +161,8 @@ class ServiceSupervisor:
     def _look(self) -> None:
         """Do what the registry, as it was seen last, asks for."""
         if not self._seen or self._coming is not None or self._current is None:
+            return
+        if self._seen is self._overtaken[0] and time.monotonic() < self._overtaken[1]:
             return
         serving = self._current.serving or {}
         wanted = self._seen["bundle_id"]

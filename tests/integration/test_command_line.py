@@ -213,7 +213,7 @@ def test_no_service_outlives_a_supervisor_that_was_killed(
     served = serve_both(launch, registry, a_free_port, write_toml)
     wait_until(served.recommend, timeout_s=60, what="an answer")
     children = served.children
-    assert set(children) == {"retrieval", "ranking"}
+    assert set(children) == set(SERVICES)
     served.supervisor.kill()
     wait_until(lambda: not any(map(alive, children.values())), timeout_s=20, what="the end of both services")
 
