@@ -194,7 +194,7 @@ def candidates(message: candidates_pb2.CandidateList, size: int) -> list[Violati
         wrong.append(("candidates", "has rows and item_ids; give one of them"))
     if message.rows and not message.bundle_id:
         wrong.append(("candidates.bundle_id", "is required with rows"))
-    if any(not 0 <= row < size for row in message.rows):
+    if any(row >= size for row in message.rows):
         wrong.append(("candidates.rows", f"has rows outside the catalogue of {size} items"))
     if len(set(items)) < len(items):
         wrong.append(("candidates", "names an item twice"))

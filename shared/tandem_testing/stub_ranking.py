@@ -174,7 +174,8 @@ class StubRanking(
     def _rank(self, request: ranking_pb2.RankRequest) -> list[Candidate]:
         """Order the caller's candidates by a seeded opinion on each: their own order does not matter."""
         given, row_of = request.candidates, self._catalogue.row_of
-        rows = list(given.rows) or [row_of.get(item_id, -1) for item_id in given.item_ids]
+        # Negative rows are live items, which a stub has none of.
+        rows = [max(row, -1) for row in given.rows] or [row_of.get(item_id, -1) for item_id in given.item_ids]
         gone = {-1}
         if request.seen_policy.interacted == filter_pb2.SEEN_MODE_EXCLUDE:
             gone |= {row_of[item_id] for item_id in interacted_ids(request.context) if item_id in row_of}

@@ -37,7 +37,7 @@ POLICIES = {
     "plain": PLAIN,
     "capped": PlacementPolicy(caps=(CapSettings(column="creator", limit=3),)),
     "seen_too": PLAIN.model_copy(update={"interacted": Seen.ALLOW}),
-    "short_of_time": PlacementPolicy(ranker_needs_s=3600, diversity_needs_s=3600, mmr=MmrSettings()),
+    "short_of_time": PlacementPolicy(use_ranker=True, ranker_needs_s=3600, diversity_needs_s=3600, mmr=MmrSettings()),
     "tested": PLAIN,
     "mixed": PLAIN,
 }

@@ -202,7 +202,6 @@ RANK: list[tuple[str, dict[str, Any]]] = [
     ("candidates", candidates(item_ids=["i001", "not there", "not there"])),
     ("candidates", rows(1, 2, 1)),
     ("candidates.rows", rows(0, 300)),
-    ("candidates.rows", rows(0, -1)),
     ("candidates.bundle_id", rows(0, 1, bundle_id="")),
     ("candidates.scores", candidates(scores=[1.0])),
     ("candidates.scores", candidates(scores=[1.0, math.nan])),

@@ -67,6 +67,11 @@ CASES: list[Case] = [
         grpc.StatusCode.FAILED_PRECONDITION,
         {"reason": "BUNDLE_MISMATCH", "domain": "tandem"},
     ),
+    (
+        errors.CheckFailed("a file is missing"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        {"reason": "BUNDLE_REFUSED", "domain": "tandem"},
+    ),
     (errors.NotFound("no item 'x'"), grpc.StatusCode.NOT_FOUND, {}),
     (errors.Unauthenticated("who are you?"), grpc.StatusCode.UNAUTHENTICATED, {}),
     (errors.Forbidden("not for you"), grpc.StatusCode.PERMISSION_DENIED, {}),

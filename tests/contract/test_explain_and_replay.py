@@ -73,7 +73,7 @@ def test_what_is_not_eligible_is_named(stub: Stub, seen_by: Callable[[str], set[
 
 
 def test_what_stood_too_low_is_told_from_what_a_rule_took_out(stub: Stub) -> None:
-    plain, capped = request_of(placement="plain", max_results=10), request_of(placement="capped", max_results=10)
+    plain, capped = request_of(placement="plain", max_results=40), request_of(placement="capped", max_results=40)
     top = ids(stub.Recommend(plain))
     lost = [item_id for item_id in top if item_id not in ids(stub.Recommend(capped))]
     assert lost, "the cap changes nothing here: the test needs another policy"

@@ -276,7 +276,6 @@ def test_a_bundle_that_both_do_not_have_is_declared(
 
 MALFORMED: dict[str, dict[str, Any]] = {
     "a row outside": {"rows": [1, 300]},
-    "a negative row": {"rows": [1, -1]},
     "a row twice": {"rows": [1, 2, 1]},
     "too few scores": {"rows": [1, 2], "scores": [1.0]},
     "a score that is no number": {"rows": [1, 2], "scores": [1.0, math.nan]},
