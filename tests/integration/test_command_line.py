@@ -194,8 +194,9 @@ def test_a_child_that_dies_is_started_again_and_a_signal_ends_them_all(
     last = served.children
     assert served.supervisor.terminate() == 0
     assert not any(alive(pid) for pid in last.values())
-    assert served.supervisor.text.count('"draining"') == 3
-    assert served.supervisor.text.count('"stopped"') == 3
+    # Those of the killed trees end in order, too, when they notice.
+    assert served.supervisor.text.count('"draining"') >= 3
+    assert served.supervisor.text.count('"stopped"') == served.supervisor.text.count('"draining"')
     for port in (served.ranking_port, served.retrieval_port):
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the past may linger

@@ -86,4 +86,5 @@ def _costs(run: TrainingRun) -> dict[str, float]:
         "events_per_second": run.towers.examples_per_second,
         "loading_share": run.towers.loading_share,
         "memory_peak_mb": memory_peak_mb(),
+        "ranker_fit_core_s": run.ranker_fit_core_s,
     }

@@ -86,6 +86,7 @@ class TrainingRun:
         self._staging = staging
         self._progress = progress
         self._metrics: dict[str, float] = {}
+        self.ranker_fit_core_s = 0.0
         self._ranker_history: list[dict[str, float]] = []
         self._entries: dict[str, Any] = {
             "blends": {},
@@ -276,7 +277,8 @@ class TrainingRun:
         fitted, metrics = train_ranker(
             examples, names, heads, config.ranker, config.ranker_data.source_dropout, config.seed, self._progress
         )
-        self._metrics |= {**metrics, "ranker_fit_core_s": time.process_time() - started}
+        self.ranker_fit_core_s = time.process_time() - started
+        self._metrics |= metrics
         self._ranker_history = fitted.history
         self._entries |= {
             "ranker_features": names,

@@ -105,7 +105,6 @@ def study_ranker(
         "validation requests": len(examples),
         "columns": len(names),
         "served": "ranker" if bundle.manifest.ranker_helps else "fused order",
-        "ranker fit, core-s": bundle.manifest.metrics.get("ranker_fit_core_s"),
         "seed": seed,
     }
     calibrated, curves = _calibration(tested, heads, examples, seed)
