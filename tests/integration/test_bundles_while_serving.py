@@ -244,6 +244,9 @@ def test_recommend_never_fails_while_one_service_is_a_bundle_behind(
         return ranking.stub.Recommend(ranking_pb2.RecommendRequest(**fields), timeout=10)
 
     until(lambda: not recommend().degradations, "change")
+    # The side process looks once when it starts, and must have done so: after that the lazy one has long to wait.
+    until(lambda: all('"role": "side"' in service.text for service in (retrieval, ranking)), "side processes")
+    time.sleep(1)
     with calls_going_on(recommend) as answers:
         publish_copy(own_registry, "b1", with_a_new_column)
         until(lambda: state_of(quick).bundle_id == "b1", "change")
