@@ -58,7 +58,7 @@ def test_tables_als_and_content_are_fitted_on_the_training_cut_alone(trained: Tr
         made.append(hashes(folder))
     assert set(made[0]) == {
         *("catalog.npz", "popularity.npz", "content_vectors.npy", "search.npz", "born_ms.npy"),
-        *("als_factors.npy", "item_to_item.npz"),
+        *("als_factors.npy", "item_to_item.npz", "content_model.npz"),
     }
     assert made[0] == made[1]
 
