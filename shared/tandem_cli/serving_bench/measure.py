@@ -199,6 +199,8 @@ def _h2load(target: str, request: bytes, seconds: float, cores: list[int], folde
     """Saturate with h2load: one framed message, sent over and over. An error in gRPC's trailers makes an answer short:
     what came back is compared with what good answers weigh.
     """
+    with channel_to(target) as channel:
+        answer = channel.unary_unary(METHOD, None, None)(request, timeout=TIMEOUT_S)
     framed = folder / "request.bin"
     framed.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
     command = ["h2load", "-D", f"{seconds * 1000:.0f}ms", "-c", str(CONNECTIONS), "-m", "1", "-t", "1"]
@@ -208,8 +210,6 @@ def _h2load(target: str, request: bytes, seconds: float, cores: list[int], folde
     done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  a fixed command
     total, succeeded = (int(re.search(rf"(\d+) {word}", done.stdout)[1]) for word in ("done", "succeeded"))  # type: ignore[index]
     data = int(re.search(r"\((\d+)\) data", done.stdout)[1])  # type: ignore[index]
-    with channel_to(target) as channel:
-        answer = channel.unary_unary(METHOD, None, None)(request, timeout=TIMEOUT_S)
     # Made-up request ids differ in no length, and scores are floats: answers weigh nearly the same.
     short = max(0.0, total - data / (len(answer) + 5))
     wrong = total - succeeded + (round(short) if short > 0.05 * total else 0)

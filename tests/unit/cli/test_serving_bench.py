@@ -80,7 +80,7 @@ def test_h2load_does_not_take_errors_for_answers(serve: Serve, tmp_path: Path) -
     good = _h2load(serve(lambda n: GOOD), REQUEST, 0.5, cores, tmp_path)
     assert good["calls"] > 0
     assert good["wrong"] == 0
-    # The last call is the one whose answer is weighed; half of the others fail with HTTP 200.
+    # The first call is the one whose answer is weighed; half of the others fail with HTTP 200.
     bad = _h2load(serve(lambda n: grpc.StatusCode.INTERNAL if n % 2 == 0 else GOOD), REQUEST, 0.5, cores, tmp_path)
     assert bad["wrong"] == pytest.approx(bad["calls"] / 2, rel=0.2)
 
