@@ -85,15 +85,21 @@ def test_counts_add_up_over_workers_and_outlive_a_killed_one(
     recommend(first, 5, wait_until)
     recommend(second, 3, wait_until)
     answered = 'tandem_rpc_seconds_count{code="OK",rpc="Recommend"}'
+    wait_until(
+        lambda: scrape(metrics).get(answered, 0) >= 8, 60, "the calls are told"
+    )  # each worker writes every second
     told = scrape(metrics)
     assert told[answered] == 8
+    assert told["tandem_store_lag_seconds"] == 0
     assert told["tandem_items_shown_total"] == 40
     assert told["tandem_workers"] == 2
     for stage in ("queue", "parse", "store", "retrieve", "rules", "render"):
         assert told[f'tandem_stage_seconds_count{{stage="{stage}"}}'] >= 8, stage
     assert told['tandem_retrieval_calls_total{kind="call"}'] == 8
+    retrieved = 'tandem_rpc_seconds_count{code="OK",rpc="Retrieve"}'
+    wait_until(lambda: scrape(of_retrieval).get(retrieved, 0) >= 8, 60, "the calls are told")
     found = scrape(of_retrieval)
-    assert found['tandem_rpc_seconds_count{code="OK",rpc="Retrieve"}'] == 8
+    assert found[retrieved] == 8
     assert any(value >= 8 for name, value in found.items() if name.startswith("tandem_source_seconds_count"))
     given, kept = (
         sum(value for name, value in found.items() if "tandem_source_candidates_total" in name and state in name)
@@ -126,8 +132,9 @@ def test_a_tree_says_over_http_that_it_lives(tree: tuple[Any, int, Any, int]) ->
     assert get(tree[1], "/")[0] == 404
 
 
-def test_a_refused_call_and_a_wrong_one_are_counted(tree: tuple[Any, int, Any, int]) -> None:
+def test_a_refused_call_and_a_wrong_one_are_counted(tree: tuple[Any, int, Any, int], wait_until: Until) -> None:
     ranking, metrics, _, _ = tree
     with pytest.raises(grpc.RpcError):
         ranking.stub.Recommend(ranking_pb2.RecommendRequest(max_results=-1), timeout=60)
-    assert scrape(metrics)['tandem_rpc_seconds_count{code="INVALID_ARGUMENT",rpc="Recommend"}'] == 1
+    refused = 'tandem_rpc_seconds_count{code="INVALID_ARGUMENT",rpc="Recommend"}'
+    wait_until(lambda: scrape(metrics).get(refused) == 1, 60, "the refusal is told")
