@@ -47,9 +47,7 @@ def diversity(
         dataset = load_data(settings, data)
         check_fits(bundle, dataset, settings.split.protocol)
         split = split_data(settings, dataset)
-        report = study_diversity(
-            bundle, dataset, split, part=part.value, most_users=users, seed=settings.seed, progress=progress
-        )
+        report = study_diversity(bundle, dataset, split, settings, part=part.value, most_users=users, progress=progress)
     if plots is not None:
         from tandem_trainer.studies.plots import draw_diversity
 

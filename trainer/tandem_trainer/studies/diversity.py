@@ -27,10 +27,11 @@ from tandem_core.rules.dpp import Dpp
 from tandem_core.rules.mmr import Mmr
 from tandem_core.rules.normalise import Normalise
 from tandem_core.rules.similarity import Similarity
+from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.evaluate import queries_of_test
-from tandem_trainer.inputs import history_of_validation
-from tandem_trainer.offline_queries import OfflineQueries, make_queries
+from tandem_trainer.inputs import validation_queries
+from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.progress import Progress
 from tandem_trainer.split import Split
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
@@ -70,10 +71,10 @@ def study_diversity(
     bundle: Bundle,
     dataset: Dataset,
     split: Split,
+    config: TrainConfig,
     *,
     part: HeldOutPart = "test",
     most_users: int | None,
-    seed: int,
     progress: Progress,
 ) -> StudyReport:
     """Measure every arm on the users of the held-out part; distance is that of categories, as the rules' own is not.
@@ -83,13 +84,13 @@ def study_diversity(
     """
     if "categories" not in bundle.catalog.codes:
         raise ValueError(f"bundle {bundle.id} has no categories: distance within a list is measured by them")
-    offline = _queries(bundle, dataset, split, part, most_users, seed)
+    offline = _queries(bundle, dataset, split, config, part, most_users)
     pools = _pools(bundle, offline.queries, progress)
     lists: dict[Arm, NDArray[np.int32]] = {}
     seconds: dict[Arm, float] = {}
     for arm in arms():
         lists[arm], seconds[arm] = _lists(arm, pools)
-    rows = _rows(bundle, lists, seconds, offline.relevant, seed)
+    rows = _rows(bundle, lists, seconds, offline.relevant, config.seed)
     facts: dict[str, Cell] = {
         "data": dataset.name,
         "protocol": split.protocol,
@@ -97,26 +98,18 @@ def study_diversity(
         "bundle": bundle.id,
         "users": len(offline),
         "order": "ranker" if bundle.manifest.ranker_helps else "retrieval",
-        "seed": seed,
+        "seed": config.seed,
     }
     return StudyReport("diversity", facts, (StudyTable(SWEEP, COLUMNS, tuple(rows)),), _notes(rows))
 
 
 def _queries(
-    bundle: Bundle, dataset: Dataset, split: Split, part: HeldOutPart, most_users: int | None, seed: int
+    bundle: Bundle, dataset: Dataset, split: Split, config: TrainConfig, part: HeldOutPart, most_users: int | None
 ) -> OfflineQueries:
     if part == "test":
-        return queries_of_test(bundle, dataset, split, most_users=most_users, seed=seed)
-    return make_queries(
-        history_of_validation(split),
-        split.validation,
-        dataset.users,
-        list(bundle.schema.user_attributes),
-        bundle.catalog,
-        max_results=POOL,
-        most_users=most_users,
-        seed=seed,
-    )
+        return queries_of_test(bundle, dataset, split, most_users=most_users, seed=config.seed)
+    everybody = split.validation["user_id"].nunique()
+    return validation_queries(config, dataset, split, bundle.schema, bundle.catalog, most=most_users or everybody)
 
 
 def _pools(bundle: Bundle, queries: Sequence[Query], progress: Progress) -> list[Given]:
