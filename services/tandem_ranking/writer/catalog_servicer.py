@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from tandem_core.live.encoder import ItemEncoder
 from tandem_core.serving_bundles import HoldsBundles
 from tandem_core.stores.base import StoreUnavailable, UserStore
 from tandem_core.stores.live import LiveItem, LiveStore
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _OWN_FIELDS = frozenset({"categories", "creator", "created_at", "price"})
@@ -84,10 +87,12 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
 @contextmanager
 def _available() -> Iterator[None]:
+    """Tell the caller to try again; what is wrong with the store is for our log, since it names paths and hosts."""
     try:
         yield
     except StoreUnavailable as error:
-        raise UpstreamUnavailable(f"the store did not answer: {error}") from error
+        log.warning("item store unavailable", extra={"reason": str(error)})
+        raise UpstreamUnavailable("the store did not answer; send the same again") from error
 
 
 M = TypeVar("M")
