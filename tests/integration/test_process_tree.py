@@ -130,6 +130,46 @@ def test_a_dead_loader_and_a_dead_side_process_are_replaced(
         assert grpc_answers(port, wait_until)
 
 
+def test_a_hung_loader_is_replaced_while_its_workers_serve(
+    launch: Any, registry: Registry, trained: Any, wait_until: Until
+) -> None:
+    running = launch.service("retrieval", registry=registry.root, hung_after_s=1.0).wait_serving()
+    (loader,) = running.members("loader")
+    with Callers(plain_calls(running.port, "retrieval")) as callers:
+        os.kill(loader, signal.SIGSTOP)
+        wait_until(lambda: running.members("loader") not in ([], [loader]), 60, "another loader")
+        wait_until(lambda: loader not in running.members("loader"), 60, "the end of the hung one")
+    assert callers.bundles
+    assert not [failure for failure in callers.failures if "UNAVAILABLE" not in failure], "never an internal error"
+    assert '"loader hung; starting another"' in running.text
+    assert grpc_answers(running.port, wait_until)
+    assert running.terminate() == 0
+
+
+def test_what_hangs_while_it_reads_is_given_up_and_what_serves_goes_on(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any], wait_until: Until
+) -> None:
+    publish_copy(own_registry, "b1")
+    settings = {"registry": own_registry.root, "longest_load_s": 2.0, "bundle_poll_s": 0.05}
+    running = launch.service("retrieval", **settings).wait_serving()
+    publish_copy(own_registry, "b2")
+    wait_until(lambda: '"bundle serves", "bundle_id": "b2"' in running.text, 60)
+    with Callers(plain_calls(running.port, "retrieval"), threads=1) as callers:
+        manifest = publish_copy(own_registry, "b3", activate=False) / "manifest.json"
+        manifest.rename(manifest.with_name("kept"))
+        os.mkfifo(manifest)  # who reads it waits: a disk that does not answer
+        (own_registry.root / "CURRENT").write_text('{"bundle_id": "b3", "previous": "b2"}')
+        wait_until(lambda: "ended the loader with code -9" in running.text, 60, "the loader given up")
+        manifest.unlink()
+        own_registry.activate("b1")
+        wait_until(lambda: '"bundle serves", "bundle_id": "b1"' in running.text, 60)
+        (side,) = running.members("side")
+        os.kill(side, signal.SIGSTOP)
+        wait_until(lambda: running.members("side") not in ([], [side]), 60, "another side process")
+    assert callers.failures == []
+    assert set(callers.bundles) <= {"b1", "b2"}
+
+
 def swap_under_load(
     launch: Any, registry: Registry, publish_copy: Callable[..., Any], wait_until: Until, swaps: int, first: str
 ) -> tuple[Callers, dict[str, list[float]]]:
