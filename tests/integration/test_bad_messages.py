@@ -200,7 +200,8 @@ def running(
     """Processes by name, and under "admin" the one whose admin port is called."""
     own = Registry(module_launch.folder / "registry")  # one bundle alone: there is nothing to roll back to
     publish_copy(own, "b0")
-    of = {"registry": own.root}
+    # A call of megabytes whose connection ends by its age is lost (UNAVAILABLE); smaller ones are sent again by gRPC.
+    of = {"registry": own.root, "max_connection_age_s": 3600.0}
     retrieval = module_launch.service("retrieval", **of, admin_port=0)
     target = f"ipv4:{retrieval.target}"
     found = {
