@@ -269,7 +269,7 @@ class TrainingRun:
         offline = self._validation_queries(config.ranker_data.most_requests, config.ranker_data.moments)
         heads = find_heads(config.ranker_data, self.schema, offline, config.popularity.rating_event_types)
         sources = [source for source in self._ranker_sources() if source in bundle.sources]
-        names = feature_names(self.schema, sources, bundle.ranker_tables.levels, config.ranker.attention)
+        names = feature_names(self.schema, sources, bundle.ranker_tables.names, config.ranker.attention)
         examples = ranker_examples(
             RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, self._progress
         )
