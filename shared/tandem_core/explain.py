@@ -70,6 +70,12 @@ def ineligible(bundle: Bundle, query: Query, user: User, row: int) -> str:
         row in user.interacted or row in bundle.catalog.rows(query.seed_item_ids)
     ):
         return "seen"
+    if (
+        query.served is Seen.EXCLUDE
+        and query.served_within_s
+        and row in query.shown.rows_within(bundle.catalog, query.now_ms, query.served_within_s)
+    ):
+        return "served"
     if query.condition is None:
         return ""
     return _failing(query.condition, bundle, np.array([row], np.int32))

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
+from tandem.common.v1 import filter_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_cli.main import app
 from tandem_core.decision_log import DecisionLog, read_decisions, segments, write_policies
@@ -70,6 +71,22 @@ def test_what_is_not_eligible_is_named(stub: Stub, seen_by: Callable[[str], set[
         filter={"all_of": {"filters": [{"exists": {"column": "price"}}, {"in_range": {"column": "price", "max": -1}}]}}
     )
     assert explained(stub, "i006", cheap).lost_at == "filter:price"
+
+
+def test_what_was_shown_lately_is_named_where_the_request_leaves_it_out_and_lowered_where_it_does_not(
+    stub: Stub,
+) -> None:
+    plain = request_of(placement="plain")
+    top = ids(stub.Recommend(plain))[0]
+    before = [part.stage for part in explained(stub, top, plain).parts]
+    lately = request_of(placement="plain", seen_policy={"served_within": {"seconds": 3600}})
+    lately.context.recent_events.add(item_id=top, event_type="impression")
+    stages = [part.stage for part in explained(stub, top, lately).parts]
+    assert "served" not in before
+    assert [stage for stage in stages if stage != "served"] == before
+    assert "served" in stages
+    lately.seen_policy.served_mode = filter_pb2.SEEN_MODE_EXCLUDE
+    assert explained(stub, top, lately).lost_at == "filter:served"
 
 
 def test_what_stood_too_low_is_told_from_what_a_rule_took_out(stub: Stub) -> None:
