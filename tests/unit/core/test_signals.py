@@ -22,7 +22,7 @@ from tandem_core.observe import Record
 from tandem_core.settings import ConfigError
 from tandem_core.signals import MOST_LABELLED
 from tandem_core.signals_audit import Audit
-from tandem_core.signals_samples import DEEPEST, SampleWriter, kept_searches, recall, shown_counts
+from tandem_core.signals_samples import DEEPEST, KEPT_SEARCHES, SampleWriter, kept_searches, recall, shown_counts
 from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles
 from tandem_core.signals_worker import WorkerMetrics
 
@@ -143,6 +143,15 @@ def test_lists_that_were_shown_are_counted_by_item(
         writers[i % 2].shown("b1", np.array([*rows, 99, -1], np.int32))  # what is not of the bundle is left out
     total = sum((each.astype(int) for each in shown_counts(folder, "b1").values()), np.zeros(20, int))
     assert total.tolist() == [sum(row in rows for rows in lists) for row in range(20)]
+
+
+def test_every_source_keeps_as_many_searches_as_there_is_room_for_however_many_take_turns(tmp_path: Path) -> None:
+    writer = SampleWriter(tmp_path, 1, lambda _: 20)
+    for i in range(KEPT_SEARCHES):
+        for source in ("two_tower", "als"):
+            writer.searched("b1", source, np.full(2, i, np.float32), np.arange(3, dtype=np.int32))
+    kept = {source: vectors[:, 0].tolist() for source, vectors, _ in kept_searches(tmp_path, "b1")}
+    assert kept == dict.fromkeys(("als", "two_tower"), list(range(KEPT_SEARCHES)))
 
 
 class FolderRegistry:
