@@ -151,7 +151,7 @@ def test_every_source_keeps_as_many_searches_as_there_is_room_for_however_many_t
         for source in ("two_tower", "als"):
             writer.searched("b1", source, np.full(2, i, np.float32), np.arange(3, dtype=np.int32))
     kept = {source: vectors[:, 0].tolist() for source, vectors, _ in kept_searches(tmp_path, "b1")}
-    assert kept == dict.fromkeys(("als", "two_tower"), list(range(KEPT_SEARCHES)))
+    assert kept == {source: list(range(KEPT_SEARCHES)) for source in ("als", "two_tower")}
 
 
 class FolderRegistry:
