@@ -19,6 +19,9 @@ from tandem_core.rules.slots import Placed
 
 GRID = 64  # places at which the integrand is computed
 REACH = 4.0  # standard deviations of each item's click rate that the grid covers
+_STEPS = np.linspace(0, 1, GRID)
+# What is below each place of the grid, and half of what is there: equal ones share the first place.
+_BELOW = np.triu(np.ones((GRID, GRID))) - np.eye(GRID) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,10 @@ class ClickRates:
     rate: float = 0.05
     impressions: float = 20.0
 
-    def of(self, given: Given) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return float64 [n] twice: the parameters of each item's Beta distribution."""
-        clicks = np.maximum(given.column("item_clicks"), 0)
-        without = np.maximum(given.column("item_impressions") - clicks, 0)
+    def of(self, given: Given, at: Order) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return float64 [m] twice: the parameters of the Beta distributions of m items, those at positions `at`."""
+        clicks = np.maximum(given.column("item_clicks", at), 0)
+        without = np.maximum(given.column("item_impressions", at) - clicks, 0)
         return clicks + self.rate * self.impressions, without + (1 - self.rate) * self.impressions
 
 
@@ -52,8 +55,7 @@ class Exploration:
     def claim(self, given: Given) -> Draw | None:
         if self.weight <= 0 or min(self.slots, default=len(given)) >= given.request.slots:
             return None
-        rates, seed = self.rates.of(given), given.request.seed
-        return Draw(self.name, self.slots, Placed.EXPLORED, None, self.weight, self.pool_size, rates, seed)
+        return Draw(self.name, self.slots, Placed.EXPLORED, None, self.weight, self.pool_size, self.rates, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,14 @@ class ColdSlots:
         cold = (shown < self.max_impressions) & (given.age_s <= self.max_age_s)  # of unknown age: not
         if not cold.any():
             return None
-        rates, seed = self.rates.of(given), given.request.seed
-        return Draw(self.name, self.slots, Placed.COLD_START, cold, 1.0, self.pool_size, rates, seed)
+        return Draw(self.name, self.slots, Placed.COLD_START, cold, 1.0, self.pool_size, self.rates, given)
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Draws of one list. among: bool [n], None for all. weight: probability that the draw counts; else the best one."""
+    """Draws of one list, `given`. among: bool [n], None for all. weight: probability that the draw counts; else the
+    best one stands there.
+    """
 
     name: str
     slots: frozenset[int]
@@ -91,14 +94,14 @@ class Draw:
     among: Mask | None
     weight: float
     pool_size: int
-    rates: tuple[NDArray[np.float64], NDArray[np.float64]]  # alpha and beta, [n] each
-    seed: int
+    rates: ClickRates
+    given: Given
 
     def choose(self, slot: int, free: Order) -> tuple[int, Placed, float]:
         pool = (free if self.among is None else free[self.among[free]])[: self.pool_size]
         if not len(pool):
             return -1, self.how, 0.0
-        chances = self.weight * best_of(*(each[pool] for each in self.rates))
+        chances = self.weight * best_of(*self.rates.of(self.given, pool))
         chances[0] += 1 - self.weight
         drawn = min(int(np.searchsorted(np.cumsum(chances), self._uniform(slot), side="right")), len(pool) - 1)
         # Where the best one stands after all, it does so as it would have without the draw.
@@ -110,7 +113,7 @@ class Draw:
 
     def _uniform(self, slot: int) -> float:
         """Return the slot's random number in [0, 1): the same for the same request, free of other slots and rules."""
-        text = f"{self.seed}:{self.name}:{slot}".encode()
+        text = f"{self.given.request.seed}:{self.name}:{slot}".encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
 
 
@@ -120,14 +123,16 @@ def best_of(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> NDArray[np
         return np.ones(1)
     # Over log-odds: there the distributions of small and large rates are equally wide.
     middle, width = np.log(alpha / beta), np.sqrt(1 / alpha + 1 / beta)
-    grid = np.linspace((middle - REACH * width).min(), (middle + REACH * width).max(), GRID)
-    density = np.outer(alpha, grid) - np.outer(alpha + beta, np.logaddexp(0, grid))
+    low, high = (middle - REACH * width).min(), (middle + REACH * width).max()
+    grid = low + (high - low) * _STEPS
+    density = alpha[:, None] * grid
+    density -= (alpha + beta)[:, None] * np.logaddexp(0, grid)
     density -= density.max(axis=1, keepdims=True)
     np.maximum(density, -50, out=density)  # smaller products are subnormal numbers, and slow
     np.exp(density, out=density)
     density /= density.sum(axis=1, keepdims=True)
-    # Half of the equal ones: they share the first place. The floor keeps products of many from vanishing.
-    below = np.maximum(np.cumsum(density, axis=1) - density / 2, 1e-9)
+    # The floor keeps products of many from vanishing.
+    below = np.maximum(density @ _BELOW, 1e-9)
     won = (density / below) @ below.prod(axis=0)
     total = won.sum()
     return won / total if total > 0 else np.full(len(alpha), 1 / len(alpha))

@@ -156,7 +156,7 @@ def test_the_penalty_is_the_greedy_choice_of_its_definition(
     given_ = given_of(scores, seed)
     codes, left, counts, expected = given_.column("code:categories"), sorted_(given_).tolist(), [0] * 4, []
     while left:
-        best = max(left, key=lambda i: np.float32(given_.batch.scores[i] - weight * counts[codes[i]]))
+        best = max(left, key=lambda i: np.float32(float(given_.batch.scores[i]) - weight * counts[codes[i]]))
         expected.append(best)
         counts[codes[best]] += 1
         left.remove(best)

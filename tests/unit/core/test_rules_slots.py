@@ -190,7 +190,7 @@ def test_cold_slots_are_for_young_items_that_few_have_seen(given_of: MakeGiven) 
 
 def test_what_is_believed_before_anything_was_seen_counts_as_so_many_impressions(given_of: MakeGiven) -> None:
     given_ = given_of([0.5, 0.5], item_impressions=[0, 100], item_clicks=[0, 150])  # more clicks than impressions
-    alpha, beta = ClickRates(0.1, 10).of(given_)
+    alpha, beta = ClickRates(0.1, 10).of(given_, np.arange(len(given_)))
     assert alpha.tolist() == [1, 151]
     assert beta.tolist() == [9, 9]
 

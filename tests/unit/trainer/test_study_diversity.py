@@ -16,8 +16,9 @@ from tandem_trainer.train import Trained
 def test_the_sweep_has_every_rule_and_more_diversity_with_less_relevance(
     bundle: Bundle, trained: Trained, tmp_path: Path
 ) -> None:
-    dataset = load_data(TrainConfig.model_validate(bundle.manifest.config), None)
-    report = study_diversity(bundle, dataset, trained.split, most_users=40, seed=1, progress=Progress())
+    config = TrainConfig.model_validate(bundle.manifest.config)
+    dataset = load_data(config, None)
+    report = study_diversity(bundle, dataset, trained.split, config, most_users=40, progress=Progress())
     (table,) = report.tables
     assert len(table.rows) == 1 + 5 * len(STRENGTHS)
     assert table.rows[0][0] == "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,16 @@ from tandem_core.rules.dpp import Dpp
 from tandem_core.rules.mmr import Mmr
 from tandem_core.rules.normalise import Normalise
 from tandem_core.rules.similarity import Similarity
+from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.evaluate import queries_of_test
+from tandem_trainer.inputs import validation_queries
+from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.progress import Progress
 from tandem_trainer.split import Split
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 
+HeldOutPart: TypeAlias = Literal["validation", "test"]
 POOL, SHOWN = 100, 10
 STRENGTHS = (0.99, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)  # 1 is relevance alone
 WANTED_DISTANCE, WANTED_COST = 0.15, 0.01
@@ -63,30 +68,48 @@ def arms() -> list[Arm]:
 
 
 def study_diversity(
-    bundle: Bundle, dataset: Dataset, split: Split, *, most_users: int | None, seed: int, progress: Progress
+    bundle: Bundle,
+    dataset: Dataset,
+    split: Split,
+    config: TrainConfig,
+    *,
+    part: HeldOutPart = "test",
+    most_users: int | None,
+    progress: Progress,
 ) -> StudyReport:
-    """Measure every arm on the users of the test events; distance is that of categories, as the rules' own is not.
+    """Measure every arm on the users of the held-out part; distance is that of categories, as the rules' own is not.
 
+    part: strengths are chosen on validation (whose events the bundle's merge has been weighed on, for all arms alike).
     Raises ValueError for a bundle without categories.
     """
     if "categories" not in bundle.catalog.codes:
         raise ValueError(f"bundle {bundle.id} has no categories: distance within a list is measured by them")
-    offline = queries_of_test(bundle, dataset, split, most_users=most_users, seed=seed)
+    offline = _queries(bundle, dataset, split, config, part, most_users)
     pools = _pools(bundle, offline.queries, progress)
     lists: dict[Arm, NDArray[np.int32]] = {}
     seconds: dict[Arm, float] = {}
     for arm in arms():
         lists[arm], seconds[arm] = _lists(arm, pools)
-    rows = _rows(bundle, lists, seconds, offline.relevant, seed)
+    rows = _rows(bundle, lists, seconds, offline.relevant, config.seed)
     facts: dict[str, Cell] = {
         "data": dataset.name,
         "protocol": split.protocol,
+        "part": part,
         "bundle": bundle.id,
         "users": len(offline),
         "order": "ranker" if bundle.manifest.ranker_helps else "retrieval",
-        "seed": seed,
+        "seed": config.seed,
     }
     return StudyReport("diversity", facts, (StudyTable(SWEEP, COLUMNS, tuple(rows)),), _notes(rows))
+
+
+def _queries(
+    bundle: Bundle, dataset: Dataset, split: Split, config: TrainConfig, part: HeldOutPart, most_users: int | None
+) -> OfflineQueries:
+    if part == "test":
+        return queries_of_test(bundle, dataset, split, most_users=most_users, seed=config.seed)
+    everybody = split.validation["user_id"].nunique()
+    return validation_queries(config, dataset, split, bundle.schema, bundle.catalog, most=most_users or everybody)
 
 
 def _pools(bundle: Bundle, queries: Sequence[Query], progress: Progress) -> list[Given]:
@@ -107,15 +130,15 @@ def _pools(bundle: Bundle, queries: Sequence[Query], progress: Progress) -> list
 
 
 def _lists(arm: Arm, pools: Sequence[Given]) -> tuple[NDArray[np.int32], float]:
-    """Return rows int32 [U, 10] (-1 after the end), and the median time of the rule, seconds."""
+    """Return rows int32 [U, 10] (-1 after the end), and the median CPU time of the rule, seconds."""
     lists = np.full((len(pools), SHOWN), -1, np.int32)
     seconds = []
     for i, given in enumerate(pools):
         ordered = np.arange(len(given))  # the pool is best first
-        begun = time.perf_counter()
+        begun = time.thread_time()
         if arm.rule is not None:
             ordered, _ = arm.rule(ordered, given.batch.scores, given)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.thread_time() - begun)
         shown = given.batch.rows[ordered[:SHOWN]]
         lists[i, : len(shown)] = shown
     return lists, float(np.median(seconds))
