@@ -107,6 +107,31 @@ def test_a_dead_worker_leaves_its_counts_and_takes_its_gauges(
     assert {path.name for path in tmp_path.iterdir()} == {"counter_gone.db", "histogram_gone.db"}
 
 
+WRITER = """
+from tandem_core.grpc_admission import WorkPool
+from tandem_core.grpc_observe import WorkerSignals
+from tandem_core.service_settings import ServiceSettings
+from tandem_core.serving_bundles import Held
+
+class Encoders:
+    held = Held("b1", "", (("b1", object()),), "", "")
+
+encoders = Encoders()
+told = WorkerSignals(ServiceSettings(metrics_port=0), "writer", encoders)
+told.beat(WorkPool(1))
+encoders.held = Held("b2", "b1", (("b2", object()), ("b1", object())), "", "")
+told.beat(WorkPool(1))
+"""
+
+
+def test_the_writer_serves_no_bundle_so_that_none_of_before_stays_with_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", WRITER], env=environment, check=True, timeout=60)
+    series = collected(tmp_path)
+    assert "tandem_bundle_refused[]" in series
+    assert not any(name.startswith("tandem_bundle_info") for name in series)
+
+
 def test_labels_that_nobody_bounded_are_bounded() -> None:
     metrics = WorkerMetrics()
     for i in range(MOST_LABELLED + 50):
