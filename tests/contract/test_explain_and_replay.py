@@ -145,10 +145,12 @@ def test_every_decision_replays_to_the_bit(recorded: Path, two_bundles: Registry
     done = CliRunner().invoke(app, ["replay", str(recorded), "--registry", str(two_bundles.root)])
     assert done.exit_code == 0, done.output
     decisions = list(read_decisions(segments(recorded)))
-    n = sum(decision.retrieved is not None for decision in decisions)
-    mixed = [decision for decision in decisions if "interleaved" in decision.experiments.values()]
-    assert len(decisions) - n == len(mixed), "only mixed lists cannot be made again"
+    n = len(decisions)
+    assert all(decision.retrieved is not None for decision in decisions)
     assert ("order", "popular") in {pair for decision in decisions for pair in decision.experiments.items()}
+    mixed = [decision for decision in decisions if "interleaved" in decision.experiments.values()]
+    assert mixed
+    assert all(len(decision.teams) == 2 and set(decision.shown.teams) - {""} for decision in mixed)
     assert f"{n} of {n} replayed decisions are identical" in done.output
 
 
@@ -172,6 +174,7 @@ def test_other_rules_are_previewed_on_recorded_requests(recorded: Path, two_bund
     assert done.exit_code == 0, done.output
     assert "would look different" in done.output
     assert "left out" in done.output  # placements that the file does not have
+    assert "does not have it" in done.output
     same = tmp_path / "same.toml"
     same.write_text("")
     unchanged = CliRunner().invoke(app, [*arguments[:3], str(same), *arguments[4:]])

@@ -19,11 +19,13 @@ class Calibrated:
 
     The divergence is Kullback-Leibler's, of the list's shares of categories from those of the user's history; an item
     counts in equal parts for each of its categories. weight: 0 changes nothing, 1 is calibration alone. pool_size:
-    candidates looked at, best first; those not chosen follow in their order. Without a history nothing changes.
+    candidates looked at, best first; those not chosen follow in their order. kept: slots
+    at the top that go by score alone. Without a history nothing changes.
     """
 
     weight: float
     pool_size: int
+    kept: int = 0
 
     def __call__(self, order: Order, scores: Scores, given: Given) -> tuple[Order, Scores]:
         history = given.request.history
@@ -48,7 +50,7 @@ class Calibrated:
             return bonus(slot + 1)
 
         relevance = relevance_of(scores[looked_at], 1 - self.weight)
-        return greedy(order, relevance, given.request.slots, bonus(0), after), scores
+        return greedy(order, relevance, given.request.slots, bonus(0), after, kept=self.kept), scores
 
 
 def _shares(codes: Array, weights: NDArray[np.float32]) -> tuple[Array, NDArray[np.float64]]:

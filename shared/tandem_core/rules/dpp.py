@@ -20,12 +20,13 @@ class Dpp:
 
     The volume is that of the chosen items' similarity matrix, .99 of their cosines; it shrinks with all items chosen
     before, not with the nearest alone as in MMR. theta: 1 changes nothing, 0 is diversity alone. pool_size: candidates
-    looked at, best first; those not chosen follow in their order.
+    looked at, best first; those not chosen follow in their order. kept: slots at the top that go by score alone.
     """
 
     theta: float
     pool_size: int
     similarity: Similarity = "vectors"
+    kept: int = 0
 
     def __call__(self, order: Order, scores: Scores, given: Given) -> tuple[Order, Scores]:
         pool = min(self.pool_size, len(order))
@@ -48,4 +49,4 @@ class Dpp:
             return bonus
 
         relevance = relevance_of(scores[looked_at], self.theta)
-        return greedy(order, relevance, given.request.slots, bonus, after), scores
+        return greedy(order, relevance, given.request.slots, bonus, after, kept=self.kept), scores

@@ -24,11 +24,14 @@ def greedy(
     slots: int,
     bonus: NDArray[np.float64],
     after: Callable[[int, int], NDArray[np.float64]],
+    *,
+    kept: int = 0,
 ) -> Order:
     """Return the order with the items chosen for min(slots, m) slots in front, the others after them as they stood.
 
     relevance: float64 [m], of the first m places of the order, 1 or more; changed here. bonus: float64 [m], what each
-    is worth beside it in the first slot. after: slot and the place chosen for it -> bonus for the next slot.
+    is worth beside it in the first slot. after: slot and the place chosen for it -> bonus for the next slot. kept: so
+    many slots go by relevance alone; what stands there counts for those after it.
     """
     chosen = np.empty(min(slots, len(relevance)), np.intp)
     value = np.empty(len(relevance))
@@ -36,8 +39,8 @@ def greedy(
     for slot in range(len(chosen)):
         if slot:
             bonus = after(slot - 1, best)
-        # The first of equals: the better score.
-        chosen[slot] = best = int(np.add(relevance, bonus, out=value).argmax())
+        np.add(relevance, bonus if slot >= kept else 0, out=value)
+        chosen[slot] = best = int(value.argmax())  # the first of equals: the better score
         relevance[best] = -np.inf
     left = np.ones(len(order), np.bool_)
     left[chosen] = False

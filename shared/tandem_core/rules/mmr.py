@@ -17,12 +17,14 @@ class Mmr:
     """Fill slot by slot with the item of largest lambda * score - (1 - lambda) * highest cosine to those before.
 
     lambda_relevance: 1 changes nothing, 0 is diversity alone. pool_size: candidates looked at, best first; those not
-    chosen follow in their order. similarity: what two items are compared by.
+    chosen follow in their order. similarity: what two items are compared by. kept: slots at the top that go by score
+    alone; what stands there counts for those after it.
     """
 
     lambda_relevance: float
     pool_size: int
     similarity: Similarity = "vectors"
+    kept: int = 0
 
     def __call__(self, order: Order, scores: Scores, given: Given) -> tuple[Order, Scores]:
         pool = min(self.pool_size, len(order))
@@ -40,4 +42,4 @@ class Mmr:
             return penalty
 
         relevance = relevance_of(scores[looked_at], self.lambda_relevance)
-        return greedy(order, relevance, given.request.slots, penalty, after), scores
+        return greedy(order, relevance, given.request.slots, penalty, after, kept=self.kept), scores
