@@ -132,7 +132,8 @@ class _Build:
                 self._left_out("cold_slots", f"no number column 'created_at' in bundle {self._bundle.id}")
         if (explore := self._policy.exploration) is not None:
             rates = _rates(explore.click_rates)
-            rules.append(Exploration(explore.slots(), explore.weight, explore.pool_size, rates))
+            by_ranker = explore.by == "ranker"
+            rules.append(Exploration(explore.slots(), explore.weight, explore.pool_size, rates, by_ranker))
         return tuple(rules)
 
     def promotions(self) -> tuple[Promotion, ...]:

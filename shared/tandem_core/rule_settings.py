@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -302,4 +302,5 @@ class ExplorationSettings(SlotsSettings):
     every: int = Field(default=10, ge=1, le=MOST_SLOTS)
     weight: float = Field(default=0.1, ge=0, le=1)
     pool_size: int = Field(default=20, ge=1, le=200)
+    by: Literal["clicks", "ranker"] = "clicks"  # what the choice believes: click rates, or how sure the ranker is
     click_rates: ClickRateSettings = ClickRateSettings()
