@@ -185,7 +185,7 @@ def _scorer(
 ) -> OnnxScorer:
     """Open the ranker; raises BundleRefused where it was trained on a column that this bundle can not give it."""
     sources = {entry.source for plan in manifest.plans.values() for entry in plan}
-    lacking = unknown_features(manifest.ranker_features, schema, sources, tables.levels)
+    lacking = unknown_features(manifest.ranker_features, schema, sources, tables.names)
     # The schema names the columns, the catalogue has them.
     lacking += [f"number:{name}" for name in schema.item_numbers if name not in catalog.numbers]
     lacking += [name for name in schema.item_codes if name not in catalog.codes]

@@ -44,6 +44,7 @@ LONGEST_ID = 256
 LONGEST_NAME = 128
 LONGEST_TEXT = 256
 LONGEST_SERVED_WITHIN_S = 365 * 86_400
+LARGEST_VALUE = 1e9  # of an event: what is made of it, in float32, must stay finite
 MOST_FILTER_VALUES = 1000
 
 
@@ -67,6 +68,10 @@ class Checks:
 
     def text(self, text: str, longest: int, field: str) -> bool:
         return self.that(len(text) <= longest, field, f"has {len(text)} characters, at most {longest} are allowed")
+
+    def value(self, value: float, field: str) -> bool:
+        """Check what an event says by a number: finite, and not absurd."""
+        return self.that(abs(value) <= LARGEST_VALUE, field, "is not a number from -1e9 to 1e9")
 
     def ids(self, ids: Sequence[str], most: int, field: str) -> bool:
         """Check a list of ids: not too many, none empty or too long."""
@@ -146,11 +151,13 @@ def _events(checks: Checks, events: Sequence[context_pb2.UserEvent], now_ms: int
             0 < len(event.item_id) <= LONGEST_ID, f"{field}[{i}].item_id", "is required, at most 256 characters"
         )
         checks.text(event.event_type, 64, f"{field}[{i}].event_type")
-        checks.that(math.isfinite(event.value), f"{field}[{i}].value", "is not a finite number")
+        checks.value(event.value, f"{field}[{i}].value")
     times = [
         _milliseconds(checks, event.timestamp, f"{field}[{i}].timestamp") if event.HasField("timestamp") else now_ms
         for i, event in enumerate(events)
     ]
+    if checks.violations:
+        return UserEvents()  # nobody will ask, and what is wrong with a value may not fit into the columns
     by_time = sorted(range(len(events)), key=times.__getitem__)
     return UserEvents(
         [events[i].item_id for i in by_time],

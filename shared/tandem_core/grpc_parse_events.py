@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from tandem.events.v1 import events_pb2
 from tandem_core.errors import FieldViolation, InvalidRequest
 from tandem_core.grpc_parse import LONGEST_ID, LONGEST_NAME, Checks
@@ -42,7 +40,7 @@ def _event(event: events_pb2.Event, field: str, clock_ms: int) -> StoredEvent | 
     checks.text(event.decision_id, LONGEST_NAME, f"{field}.decision_id")
     checks.text(event.session_id, LONGEST_ID, f"{field}.session_id")
     checks.that(event.position >= 0, f"{field}.position", f"is {event.position}; 1 is the top, 0 means unknown")
-    checks.that(math.isfinite(event.value), f"{field}.value", "is not a finite number")
+    checks.value(event.value, f"{field}.value")
     time_ms = _time(checks, event, f"{field}.timestamp", clock_ms)
     if checks.violations:
         return checks.violations[0]

@@ -138,11 +138,12 @@ class Service:
         gRPC has no call for it: its listening socket is shut down under it. Every connection then ends by its age,
         gracefully, and its client comes back to whoever listens on the port now.
         """
-        for end in self._sockets(listening=True):
-            end.shutdown(socket.SHUT_RDWR)
+        for end in self._sockets():
+            if end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                end.shutdown(socket.SHUT_RDWR)
 
     def has_connections(self) -> bool:
-        return any(True for _ in self._sockets(listening=False))
+        return any(_is_connected(end) for end in self._sockets())
 
     def set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
@@ -152,7 +153,7 @@ class Service:
                 self._health.set(name, status.SERVING if good else status.NOT_SERVING)
         self._health.set(LIVENESS, status.SERVING)
 
-    def _sockets(self, *, listening: bool) -> Iterator[socket.socket]:
+    def _sockets(self) -> Iterator[socket.socket]:
         """Yield a duplicate of each of this process's sockets on the port."""
         for entry in Path("/dev/fd").iterdir():
             try:
@@ -162,7 +163,14 @@ class Service:
             with end:
                 if end.family not in (socket.AF_INET, socket.AF_INET6) or end.type != socket.SOCK_STREAM:
                     continue
-                if end.getsockname()[1] != self.port:
-                    continue
-                if bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) is listening:
+                if end.getsockname()[1] == self.port:
                     yield end
+
+
+def _is_connected(end: socket.socket) -> bool:
+    """Whether there is somebody at the other end: of what listened until it was shut down there is nobody."""
+    try:
+        end.getpeername()
+    except OSError:
+        return False
+    return True

@@ -43,6 +43,7 @@ class Side:
             if (seen := self._look()) != before:
                 self._up.send(event="seen", **seen)
                 before = seen
+            self._up.send(event="beat")
             if metrics is not None:
                 metrics[1].look(seen["bundle_id"])
             wait([signals, self._up, self._pointed], self._settings.bundle_poll_s)

@@ -37,6 +37,7 @@ class Worker:
         wire: Wire,
         name: str,
     ) -> None:
+        self._told = signals_as_wire(signal.SIGTERM)  # before all that takes time: the loader may go meanwhile
         self._settings = settings
         self._bundles = bundles
         self._wire = wire
@@ -47,14 +48,13 @@ class Worker:
 
     def run(self) -> None:
         """Serve; ends the process with code 2 where the port is not to be had."""
-        signals = signals_as_wire(signal.SIGTERM)
         with config_errors_end_it():
             self._service.start(serving=bool(self._bundles.held.loaded))
         self._wire.send(event="ready")
         self._signals.beat(self._service.pool)
         gone_at = float("inf")
-        while not (signals.has_more() or self._wire.dead or time.monotonic() > gone_at):
-            wait([signals, self._wire], BEAT_S if gone_at == float("inf") else SETTLE_S / 2)
+        while not (self._told.has_more() or self._wire.dead or time.monotonic() > gone_at):
+            wait([self._told, self._wire], BEAT_S if gone_at == float("inf") else SETTLE_S / 2)
             for message in self._wire.receive():
                 if message["do"] == "tell":
                     self._bundles.note_refusal(message["refused_id"], message["refusal"])

@@ -76,7 +76,8 @@ class Loader:
         self._restart_at: dict[int, float] = {}
         self._backoff = {port: Backoff() for port in ports}
         self._changing = False  # workers are coming, and are not all ready yet
-        self._stopping = False
+        self._stopping = False  # no worker is to be started any more
+        self._ending = False  # nor is one to wait for its connections
         self._ticked = time.monotonic()
 
     def run(self, replaces: str | None) -> None:
@@ -84,7 +85,7 @@ class Loader:
 
         replaces: the bundle of the generation that serves ("": it has none), which goes on if ours is refused.
         """
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stopping", True))
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ending", True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor tells us
         name_process("loader")
         if not self._load(replaces):
@@ -95,7 +96,7 @@ class Loader:
             self._hear()
             self._switch()
             self._watch()
-            if self._stopping and (self._slots or self._coming):
+            if self._ending:
                 self._stop()
 
     def _load(self, replaces: str | None) -> bool:
@@ -143,7 +144,10 @@ class Loader:
 
     def _fork(self, port: int) -> Worker:
         ours, theirs = Wire.pair()
+        # Held back until the worker listens to it: this loader's own handler would swallow it there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         if pid := os.fork():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             theirs.close()
             return Worker(pid, port, ours)
         code = 1
@@ -171,7 +175,8 @@ class Loader:
         for message in self._up.receive():
             self._obey(message)
         self._up.send(event="beat")
-        self._stopping = self._stopping or self._up.dead
+        self._ending = self._ending or self._up.dead
+        self._stopping = self._stopping or self._ending
 
     def _switch(self) -> None:
         """Let the workers before go, once all those that come are ready."""
@@ -202,8 +207,7 @@ class Loader:
             case "retire":
                 self._retire(self._slots | self._coming)
                 self._slots, self._coming, self._stopping = {}, {}, True
-            case "stop":
-                self._stopping = True
+                self._restart_at.clear()
 
     def _retire(self, workers: dict[int, Worker]) -> None:
         """Let workers go once their connections have: no call of theirs fails."""
@@ -216,11 +220,15 @@ class Loader:
             self._leaving.append(worker)
 
     def _stop(self) -> None:
-        for worker in (*self._slots.values(), *self._coming.values()):
+        """Tell all workers to end, those too that wait for their connections."""
+        for worker in self._all():
+            if worker.stopping:
+                continue
             worker.signal(signal.SIGTERM)
             worker.stopping = True
             worker.kill_at = time.monotonic() + self._settings.drain_s + self._settings.grace_s + 10
-            self._leaving.append(worker)
+            if worker not in self._leaving:
+                self._leaving.append(worker)
         self._slots, self._coming = {}, {}
         self._restart_at.clear()
 

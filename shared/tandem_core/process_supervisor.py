@@ -26,7 +26,7 @@ from tandem_core.signals import metrics_folder
 log = logging.getLogger(__name__)
 
 TICK_S = 0.2
-HUNG_S = 30.0  # a loader that serves and was not heard of for so long
+SLOWER = 3  # times as long as a worker may a loader that serves not be heard of: it forks and buries
 TRY_AGAIN_S = 30.0  # a bundle that could not be read, which may pass; one that is bad waits until it changes
 
 
@@ -41,6 +41,7 @@ class Process:
     heard: float = field(default_factory=time.monotonic)
     serving: dict[str, Any] | None = None  # what a loader said of the bundles it serves
     kill_at: float = float("inf")
+    hung: bool = False
 
 
 def reserve(host: str, ports: Sequence[int]) -> list[socket.socket]:
@@ -197,7 +198,7 @@ class ServiceSupervisor:
         process.wire.send(do="retire")
         settings = self._settings
         limit_s = 1.2 * settings.max_connection_age_s + settings.drain_s + 2 * settings.grace_s + 20
-        process.kill_at = time.monotonic() + limit_s
+        process.kill_at = time.monotonic() + (0.0 if process.hung else limit_s)
         self._leaving.append(process)
 
     def _watch(self) -> None:
@@ -209,10 +210,22 @@ class ServiceSupervisor:
                 self._ended(process, code, now)
             elif now > process.kill_at:
                 process.process.kill()
-            elif process is self._current and now - process.heard > HUNG_S and self._coming is None:
-                log.error("loader hung; starting another", extra={"pid": process.process.pid})
-                process.heard = now
-                self._coming = self._start_loader()
+            elif now - process.heard > self._patience_s(process):
+                process.hung, process.heard = True, now  # later again, should what comes instead fail
+                log.error(f"{process.role} hung; starting another", extra={"pid": process.process.pid})
+                if process is not self._current:
+                    process.process.kill()
+                elif self._coming is None:
+                    self._coming = self._start_loader()  # its workers serve meanwhile
+
+    def _patience_s(self, process: Process) -> float:
+        """Return how long a process may say nothing: where it reads a bundle, that takes what it takes."""
+        settings = self._settings
+        if process in self._leaving:
+            return float("inf")  # it has a time to end
+        if process is self._current:
+            return SLOWER * settings.hung_after_s
+        return settings.longest_load_s + (2 * settings.bundle_poll_s if process is self._side else 0.0)
 
     def _ended(self, process: Process, code: int, now: float) -> None:
         process.wire.close()

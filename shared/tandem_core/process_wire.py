@@ -75,6 +75,7 @@ def signals_as_wire(*numbers: signal.Signals) -> Wire:
     _KEPT.append(tell)
     for number in numbers:
         signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # one may have been held back for us
     return Wire(told)
 
 

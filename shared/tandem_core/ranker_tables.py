@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,22 +17,20 @@ _TABLES = (GLOBAL, WINDOW, TRENDING, WEIGHTED_RATING)  # those over all items: t
 class RankerTables:
     """Counted or fitted on training events alone, so that no column looks past the training cut.
 
-    levels: table -> float32 [N]; of popularity the logarithm of 1 + how many times an even share the item has, of
-    ratings the rating; 0 for items that are not in the table. next_items: as in `ItemToItem`; None: not loaded.
+    names: the T tables. levels: float32 [N, T], so that one item's numbers lie side by side; of popularity the
+    logarithm of 1 + how many times an even share the item has, of ratings the rating; 0 for items that are not in the
+    table. next_items: as in `ItemToItem`; None: not loaded.
     """
 
-    levels: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    levels: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     next_items: SparseRows | None = None
 
     @classmethod
     def of(cls, popularity: PopularityTables, next_items: SparseRows | None, n_items: int) -> RankerTables:
-        levels = {key: table.by_row(n_items) for key, table in popularity.tables.items() if key.startswith(_TABLES)}
-        as_levels = {
-            key: share if key == WEIGHTED_RATING else np.log1p(share * n_items).astype(np.float32)
-            for key, share in levels.items()
-        }
-        return cls(as_levels, next_items)
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.levels)
+        tables = {key: table for key, table in popularity.tables.items() if key.startswith(_TABLES)}
+        levels = np.empty((n_items, len(tables)), np.float32)
+        for number, (key, table) in enumerate(tables.items()):
+            score = table.by_row(n_items)
+            levels[:, number] = score if key == WEIGHTED_RATING else np.log1p(score * n_items)
+        return cls(tuple(tables), levels, next_items)

@@ -153,7 +153,8 @@ class RankingPipeline:
     def _with_named_items(self, batch: CandidateBatch, query: Query, user: User) -> CandidateBatch:
         """Add the items that rules name and no source found, if the request may have them."""
         rows = self.chain(query).named_rows(rule_request(query, user))
-        rows = rows[~np.isin(rows, batch.rows)]
+        if len(rows):
+            rows = rows[~np.isin(rows, batch.rows)]
         if not len(rows):
             return batch
         rows = rows[eligibility(self.bundle, query, user).keep(rows)]

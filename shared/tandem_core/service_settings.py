@@ -28,8 +28,9 @@ class ServiceSettings(SecuritySettings):
     admin_port: int | None = Field(default=None, ge=0, le=65535)  # BundleService; none without it, 0: any free one
     drain_s: float = Field(default=0.5, ge=0)  # between saying NOT_SERVING and stopping: clients must see it
     grace_s: float = Field(default=10.0, ge=0)  # for calls in flight when stopping
-    max_connection_age_s: float = Field(default=30.0, gt=0)  # so long do old workers outlive the start of new ones
+    max_connection_age_s: float = Field(default=10.0, gt=0)  # so long do old workers outlive the start of new ones
     hung_after_s: float = Field(default=10.0, gt=0)  # a worker that was not heard of for so long is replaced
+    longest_load_s: float = Field(default=600.0, gt=0)  # a process that reads a bundle for longer is taken to hang
     reflection: bool = True
     metrics_port: int | None = Field(default=None, ge=0, le=65535)  # HTTP: /metrics, /healthz; no metrics without it
     audit_s: float = Field(default=60.0, gt=0)  # between looks at the indexes' recall, window of the items shown

@@ -60,9 +60,12 @@ class SparseRows:
         return SparseVector(columns[starts], np.add.reduceat(weighted[by_column], starts).astype(np.float32))
 
     def block(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.float32]:
-        """Return float32 [len(rows), len(columns)]: the entries where they cross. columns: none twice."""
-        starts = self.indptr[rows]
-        counts = self.indptr[rows + 1] - starts
+        """Return float32 [len(rows), len(columns)]: the entries where they cross, 0 for rows past the last one.
+
+        columns: none twice.
+        """
+        starts = self.indptr[np.minimum(rows, len(self))]
+        counts = self.indptr[np.minimum(rows + 1, len(self))] - starts
         ends = np.cumsum(counts)
         places = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
         by_column = np.argsort(columns, kind="stable")

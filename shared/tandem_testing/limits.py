@@ -39,6 +39,7 @@ MOST_REASONS = 4
 MOST_GIVEN_ITEMS = 50
 MOST_EMBEDDED_ITEMS = 500
 MOST_EVENTS = 1000
+LARGEST_VALUE = 1e9
 MOST_WRITTEN = 500
 MOST_BUNDLES_LISTED = 200
 
@@ -103,11 +104,14 @@ def context(message: context_pb2.RequestContext, field: str = "context") -> list
     return wrong
 
 
+def event_value(field: str, value: float) -> list[Violation]:
+    return [] if abs(value) <= LARGEST_VALUE else [(field, "is not a number from -1e9 to 1e9")]
+
+
 def _event(field: str, event: context_pb2.UserEvent) -> list[Violation]:
     wrong = text(f"{field}.item_id", event.item_id, 256, least=1)
     wrong += text(f"{field}.event_type", event.event_type, 64)
-    if not math.isfinite(event.value):
-        wrong.append((f"{field}.value", "is not a finite number"))
+    wrong += event_value(f"{field}.value", event.value)
     return wrong + (_time(f"{field}.timestamp", event.timestamp) if event.HasField("timestamp") else [])
 
 

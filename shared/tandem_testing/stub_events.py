@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -105,9 +104,8 @@ def _wrong(event: events_pb2.Event, field: str) -> list[Violation]:
         *limits.text(f"{field}.event_type", event.event_type, 64, least=1),
         *limits.text(f"{field}.decision_id", event.decision_id, 128),
         *limits.text(f"{field}.session_id", event.session_id, 256),
+        *limits.event_value(f"{field}.value", event.value),
     ]
-    if event.HasField("value") and not math.isfinite(event.value):
-        wrong.append((f"{field}.value", "is not a finite number"))
     if event.HasField("timestamp") and not 0 <= event.timestamp.seconds <= time.time() + _DAY_S:
         wrong.append((f"{field}.timestamp", "is before 1970, or more than a day in the future"))
     if event.position < 0:

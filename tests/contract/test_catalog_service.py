@@ -334,3 +334,24 @@ def test_attributes_of_a_user_are_replaced_and_seen_by_the_next_request(writer: 
     assert regime() == "USER_REGIME_PROFILE_ONLY"
     put(favourite_colour="red")
     assert regime() == "USER_REGIME_UNKNOWN"
+
+
+def test_a_store_that_is_down_is_unavailable_and_told_without_its_path(
+    registry: Registry, trained: Any, tmp_path: Path, refused: Refused
+) -> None:
+    (tmp_path / "broken.db").write_bytes(b"this is no database " * 100)
+    encoders = ServingBundles(registry, lambda bundle_id: ItemEncoder.load(registry.path_of(bundle_id)))
+    assert encoders.refresh()
+    servicer = CatalogServicer(encoders, SqliteLiveStore(tmp_path / "broken.db"), SqliteStore(tmp_path / "broken.db"))
+    with serve(servicer, interceptors=[ErrorInterceptor()]) as running:
+        stub = Catalog(running.channel)
+        requests: list[tuple[Any, Any]] = [
+            (stub.UpsertItems, catalog_pb2.UpsertItemsRequest(items=[catalog_pb2.Item(item_id="new")])),
+            (stub.DeleteItems, catalog_pb2.DeleteItemsRequest(item_ids=["i001"])),
+            (stub.GetItem, catalog_pb2.GetItemRequest(item_id="i001")),
+            (stub.UpsertUsers, catalog_pb2.UpsertUsersRequest(users=[catalog_pb2.User(user_id="ann")])),
+        ]
+        for call, request in requests:
+            bad = refused(call, request)
+            assert (bad.code, bad.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
+            assert "broken.db" not in bad.trailers

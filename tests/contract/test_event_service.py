@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import grpc
 import pytest
 
 from tandem.events.v1 import events_pb2, events_pb2_grpc
+from tandem_core.decision_log import forget
 from tandem_core.grpc_errors import ErrorInterceptor
-from tandem_core.stores.base import StoreUnavailable
 from tandem_core.stores.sqlite import SqliteStore
 from tandem_ranking.writer.event_servicer import EventServicer
 from tandem_testing import serve
@@ -164,11 +165,13 @@ def test_nobody_in_particular_cannot_be_forgotten(stub: Any, refused: Callable[.
     assert set(bad.violations) == {"user_id"}
 
 
-def test_a_holder_that_fails_leaves_nothing_said_as_done(store: SqliteStore, refused: Callable[..., Any]) -> None:
-    def fails(user_id: str) -> int:
-        raise StoreUnavailable("decisions: no space")
-
-    with serve(EventServicer(store, [fails]), interceptors=[ErrorInterceptor()]) as server:
-        stub = events_pb2_grpc.EventServiceStub(server.channel)
+def test_a_holder_that_fails_leaves_nothing_said_as_done(
+    store: SqliteStore, refused: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "decisions" / ".lock").mkdir(parents=True)  # nobody can write here
+    with serve(EventServicer(store, [partial(forget, tmp_path / "decisions")]), interceptors=[ErrorInterceptor()]) as s:
+        stub = events_pb2_grpc.EventServiceStub(s.channel)
         bad = refused(stub.ForgetUser, events_pb2.ForgetUserRequest(user_id="ann"))
     assert bad.code is grpc.StatusCode.UNAVAILABLE
+    assert bad.reason == "UPSTREAM_UNAVAILABLE"
+    assert "decisions" not in bad.trailers

@@ -58,7 +58,7 @@ def make_ranker(
     bundle = open_parts(folder, manifest, retrieval=True, ranking=False)
     heads = find_heads(config.ranker_data, bundle.schema, offline, config.popularity.rating_event_types)
     sources = [source for source in asked_sources(config) if source in bundle.sources]
-    names = feature_names(bundle.schema, sources, bundle.ranker_tables.levels, config.ranker.attention)
+    names = feature_names(bundle.schema, sources, bundle.ranker_tables.names, config.ranker.attention)
     examples = ranker_examples(
         RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, progress
     )

@@ -31,8 +31,8 @@ class Growing:
         else:
             self._buffer = _copied(array, ROOM)
 
-    def put(self, rows: NDArray[np.int32], values: Array) -> None:
-        """Write int32 [n] rows."""
+    def put(self, rows: NDArray[np.int32], values: Array | np.float32) -> None:
+        """Write int32 [n] rows: an array [n, ...], or one number everywhere."""
         needed = int(rows.max(initial=-1)) + 1
         if needed > len(self._buffer):
             self._buffer = _copied(self._buffer, int(needed * _GROWTH) + ROOM - len(self._buffer))

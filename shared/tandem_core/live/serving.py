@@ -110,6 +110,7 @@ class LiveServing(Generic[Loaded]):
             self._unavailable = False
         except StoreUnavailable as error:
             self._note(error)
+            self._version = -1  # a bundle that began without the store has to catch up, though nothing changes
         loaded = tuple((bundle_id, self._following[bundle_id].loaded) for bundle_id, _ in held.loaded)
         answer = replace(held, loaded=loaded)
         self._seen = (held, answer)

@@ -123,6 +123,7 @@ class LiveView:
             sources=sources_with_live(base.sources, size, item_vectors, content_vectors, live[by_age] + np.int32(size)),
             plans=plans,
             user_tower=None if base.user_tower is None else base.user_tower.over(item_vectors),
+            ranker_tables=replace(base.ranker_tables, levels=columns.levels.first(n)),
         )
 
 
@@ -134,6 +135,7 @@ class _Columns:
         self.item_vectors = Growing(base.item_vectors)
         self.content_vectors = Growing(base.content_vectors)
         self.popularity_level = Growing(base.popularity_level)
+        self.levels = Growing(base.ranker_tables.levels)
         self.event_counts = Growing(catalog.event_counts)
         self.all_rows = Growing(catalog.all_rows)
         self.gone = Growing(np.zeros(len(catalog), np.bool_))
@@ -147,6 +149,7 @@ class _Columns:
         self.item_vectors.put(rows, np.stack([each.encoding.item_vector for each in added]))
         self.content_vectors.put(rows, np.stack([each.encoding.content_vector for each in added]))
         self.popularity_level.put(rows, np.zeros(len(rows), np.float32))
+        self.levels.put(rows, np.float32(0))
         self.event_counts.put(rows, np.zeros(len(rows), np.int32))
         self.all_rows.put(rows, rows)
         for name, numbers in self.numbers.items():

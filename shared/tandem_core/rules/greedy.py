@@ -30,8 +30,8 @@ def greedy(
     """Return the order with the items chosen for min(slots, m) slots in front, the others after them as they stood.
 
     relevance: float64 [m], of the first m places of the order, 1 or more; changed here. bonus: float64 [m], what each
-    is worth beside it in the first slot. after: slot and the place chosen for it -> bonus for the next slot. kept: so
-    many slots go by relevance alone; what stands there counts for those after it.
+    is worth beside it in the first slot. after: slot and the place chosen for it -> bonus for the next slot. kept:
+    slots that go by relevance alone; what stands there counts for those after it.
     """
     chosen = np.empty(min(slots, len(relevance)), np.intp)
     value = np.empty(len(relevance))

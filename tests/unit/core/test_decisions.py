@@ -146,6 +146,29 @@ def test_a_forgotten_user_is_in_no_file_and_comes_back_from_no_memory(tmp_path: 
     assert forget(tmp_path / "nowhere", "ann") == 0
 
 
+def test_a_line_that_a_dying_process_left_half_written_keeps_nobody_from_being_forgotten(tmp_path: Path) -> None:
+    written(tmp_path, decision("d-1", "ann"), decision("d-2", "bob")).close()
+    (path,) = segments(tmp_path)
+    with path.open("a") as file:
+        file.write(to_line(decision("d-3", "ann"))[:-20] + "\n")
+    assert forget(tmp_path, "ann") == 2
+    assert [each.user_id for each in read_decisions(segments(tmp_path))] == ["bob"]
+    assert b'"ann"' not in path.read_bytes()
+
+
+def test_what_cannot_be_written_does_not_end_the_records_to_come(tmp_path: Path) -> None:
+    (tmp_path / "forgotten.jsonl").write_text("damaged\n")
+    log = written(tmp_path, decision("d-1"))
+    deadline = time.monotonic() + 30
+    while not log.dropped:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / "forgotten.jsonl").unlink()
+    log.add(decision("d-2"))
+    log.close()
+    assert [each.decision_id for each in read_decisions(segments(tmp_path))] == ["d-2"]
+
+
 def test_old_segments_are_deleted(tmp_path: Path) -> None:
     written(tmp_path, decision()).close()
     (old,) = segments(tmp_path)

@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ from hypothesis import strategies as st
 
 from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
+from tandem_core.candidates import CandidateBatch
 from tandem_core.features import resolve_user
 from tandem_core.filters import AllOf, Eligibility, Exists, InRange, InSet, NotOf
 from tandem_core.live.growing import ROOM, Growing, with_room
 from tandem_core.live.serving import MOST_AT_ONCE, LiveServing
 from tandem_core.live.view import REUSED_AFTER_S, LiveView
 from tandem_core.query import Fill, Query, Seen, SourcePlan, UserEvents
+from tandem_core.ranker_events import event_names
+from tandem_core.ranker_features import ranker_features
+from tandem_core.ranker_tables import RankerTables
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_core.serving_bundles import Held
 from tandem_core.sources.live import LIVE
+from tandem_core.sparse_rows import SparseRows
 from tandem_core.stores.base import StoreUnavailable
 from tandem_core.stores.live import Added, Changes, Cursor, Encoding, LiveItem
 from tandem_core.stores.live_sqlite import SqliteLiveStore
@@ -91,6 +97,22 @@ def test_a_live_item_has_a_row_in_every_column(view: LiveView) -> None:
     assert view.bundle.popularity_level[row] == 0
     np.testing.assert_array_equal(view.bundle.item_vectors[row], encoding("new", 1).item_vector)
     np.testing.assert_array_equal(view.bundle.content_vectors[row], encoding("new", 1).content_vector)
+
+
+def test_the_ranker_reads_a_live_item_as_one_that_nobody_has_chosen_yet(
+    make_bundle: MakeBundle, make_query: MakeQuery, events_of: MakeEvents
+) -> None:
+    after = SparseRows(np.arange(N + 1), np.roll(np.arange(N, dtype=np.int32), -1), np.ones(N, np.float32), N)
+    tables = RankerTables(("global",), np.ones((N, 1), np.float32), after)
+    view = LiveView(replace(make_bundle(), ranker_tables=tables))
+    view.apply(added(item("new")))
+    user = resolve_user(view.bundle.schema, view.bundle.catalog, make_query(events=events_of("new", "i3")))
+    batch = CandidateBatch(np.array([4, N], np.int32), np.ones(2, np.float32))
+    names = ["level:global", *event_names(2)]
+    columns = dict(zip(names, ranker_features(names, batch, user, view.bundle, 0).T.tolist(), strict=True))
+    assert columns["level:global"] == [1, 0]
+    assert columns["event_next:0"] == [1, 0]  # i4 follows i3, the newest event
+    assert columns["event_next:1"] == [0, 0]  # and nothing is known to follow the live one
 
 
 def test_the_bundle_itself_and_versions_given_out_stay_as_they_are(make_bundle: MakeBundle) -> None:
@@ -302,6 +324,19 @@ class Holding:
         self.held = Held(bundles[0].id, "", tuple((bundle.id, bundle) for bundle in bundles), "", "")
 
 
+class Flaky:
+    """A store that does not answer while it is `down`."""
+
+    def __init__(self, store: SqliteLiveStore) -> None:
+        self._store = store
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.down:
+            raise StoreUnavailable("down")
+        return getattr(self._store, name)
+
+
 def serving(store: Any, bundles: Holding) -> LiveServing[Bundle]:
     return LiveServing(bundles, store, lambda bundle: bundle, lambda bundle: bundle, wait_s=0)
 
@@ -371,15 +406,7 @@ def test_an_item_that_is_not_encoded_for_a_bundle_yet_appears_when_it_is(
 
 
 def test_a_store_that_does_not_answer_leaves_what_is_known(store: SqliteLiveStore, make_bundle: MakeBundle) -> None:
-    class Flaky:
-        down = False
-
-        def __getattr__(self, name: str) -> Any:
-            if self.down:
-                raise StoreUnavailable("down")
-            return getattr(store, name)
-
-    flaky = Flaky()
+    flaky = Flaky(store)
     upsert(store, "new")
     holding = Holding(make_bundle())
     live = serving(flaky, holding)
@@ -392,6 +419,20 @@ def test_a_store_that_does_not_answer_leaves_what_is_known(store: SqliteLiveStor
     flaky.down = False
     upsert(store, "newer")
     assert {"new", "newer"} <= set(live.held.choose(["b1"]).catalog.row_of)
+
+
+def test_a_bundle_that_came_during_an_outage_has_the_changes_of_before_once_the_store_is_back(
+    store: SqliteLiveStore, make_bundle: MakeBundle
+) -> None:
+    flaky, holding = Flaky(store), Holding(make_bundle())
+    store.delete(["i1"])
+    live = serving(flaky, holding)
+    assert "i1" not in live.held.choose().catalog.row_of
+    flaky.down = True
+    holding.hold(make_bundle(bundle_id="b2"))
+    assert "i1" in live.held.choose().catalog.row_of
+    flaky.down = False
+    assert "i1" not in live.held.choose().catalog.row_of
 
 
 def test_requests_and_changes_at_the_same_time_never_meet_half_an_item(

@@ -64,11 +64,12 @@ def test_every_column_worked_out_by_hand(
     small: Bundle, user: User, batch: CandidateBatch, item_vectors: np.ndarray, now_ms: int
 ) -> None:
     """The user's newest event was a minute ago, the one before it two."""
-    levels = {"global": np.arange(12, dtype=np.float32), "window:7": np.ones(12, np.float32)}
+    tables = ("global", "window:7")
+    levels = np.stack([np.arange(12), np.ones(12)], axis=1).astype(np.float32)
     after = np.zeros((12, 12), np.float32)
     after[4, [5, 11]] = 0.5, 0.25  # what follows i4
-    bundle = replace(small, ranker_tables=RankerTables(levels, sparse(after)))
-    names = feature_names(small.schema, ["a", "b", "never_asked"], levels, events=3)
+    bundle = replace(small, ranker_tables=RankerTables(tables, levels, sparse(after)))
+    names = feature_names(small.schema, ["a", "b", "never_asked"], tables, events=3)
     got = columns_of(names, batch, user, bundle, now_ms)
     towards = item_vectors[[0, 5, 11]] @ item_vectors[[4, 1]].T  # newest first
     content = small.content_vectors[[0, 5, 11]] @ small.content_vectors[[4, 1]].T

@@ -160,7 +160,7 @@ class UserEvent(_message.Message):
     shown: it is no part of the history.
     """
     value: _builtins.float
-    """Rating, dwell share or quantity. Unset: none. NaN and infinite are rejected."""
+    """Rating, dwell share or quantity, from -1e9 to 1e9. Unset: none. What is outside, and NaN, is rejected."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """Unset: the event time of the request."""
