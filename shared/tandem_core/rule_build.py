@@ -115,11 +115,11 @@ class _Build:
         if (penalty := policy.group_penalty) is not None and self._has("group_penalty", penalty.column):
             rules.append(Named("group_penalty", GroupPenalty(penalty.column, penalty.weight)))
         if (mmr := policy.mmr) is not None and self._has_similarity("mmr", mmr.similarity):
-            rules.append(Named("mmr", Mmr(mmr.lambda_relevance, mmr.pool_size, mmr.similarity)))
+            rules.append(Named("mmr", Mmr(mmr.lambda_relevance, mmr.pool_size, mmr.similarity, mmr.kept)))
         if (dpp := policy.dpp) is not None and self._has_similarity("dpp", dpp.similarity):
-            rules.append(Named("dpp", Dpp(dpp.theta, dpp.pool_size, dpp.similarity)))
+            rules.append(Named("dpp", Dpp(dpp.theta, dpp.pool_size, dpp.similarity, dpp.kept)))
         if (calibrated := policy.calibrated) is not None and self._has("calibrated", "categories"):
-            rules.append(Named("calibrated", Calibrated(calibrated.weight, calibrated.pool_size)))
+            rules.append(Named("calibrated", Calibrated(calibrated.weight, calibrated.pool_size, calibrated.kept)))
         return tuple(rules)
 
     def slots(self) -> tuple[ClaimRule, ...]:

@@ -40,6 +40,7 @@ class MmrSettings(Settings):
 
     lambda_relevance: float = Field(default=0.97, ge=0, le=1)  # 1 = relevance alone, 0 = diversity alone
     pool_size: int = Field(default=100, ge=1, le=2000)  # candidates looked at, best first
+    kept: int = Field(default=0, ge=0, le=MOST_SLOTS)  # slots at the top that go by score alone
     similarity: Similarity = "vectors"
 
 
@@ -48,6 +49,7 @@ class DppSettings(Settings):
 
     theta: float = Field(default=0.9, ge=0, le=1)  # 1 = relevance alone, 0 = diversity alone
     pool_size: int = Field(default=150, ge=1, le=2000)
+    kept: int = Field(default=0, ge=0, le=MOST_SLOTS)
     similarity: Similarity = "vectors"
 
 
@@ -56,6 +58,7 @@ class CalibratedSettings(Settings):
 
     weight: float = Field(default=0.1, ge=0, le=1)  # 0 = relevance alone, 1 = the history's categories alone
     pool_size: int = Field(default=100, ge=1, le=2000)
+    kept: int = Field(default=0, ge=0, le=MOST_SLOTS)
 
 
 class CapSettings(Settings):
