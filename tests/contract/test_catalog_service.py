@@ -84,7 +84,7 @@ def retrieval(retrieval_channel: tuple[grpc.Channel, str]) -> Retrieval:
 @pytest.fixture(scope="module")
 def ranking(retrieval_channel: tuple[grpc.Channel, str], registry: Registry, path: Path) -> Iterator[Ranking]:
     policies = {"default": PlacementPolicy()}
-    client = RetrievalClient(f"ipv4:{retrieval_channel[1]}", timeout_s=10.0)
+    client = RetrievalClient(f"ipv4:{retrieval_channel[1]}", timeout_s=60.0)
     bundles = held_live(registry, path, lambda bundle: RankingPipeline(bundle, policies))
     with serve(
         RankingServicer(bundles, SqliteStore(path), client, Experiments(tuple(policies), policies, {})),

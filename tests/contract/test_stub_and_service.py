@@ -137,6 +137,8 @@ WRONG_EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("timestamp", {"timestamp": {"seconds": 5, "nanos": -7}}),
     ("value", {"value": math.nan}),
     ("value", {"value": math.inf}),
+    ("value", {"value": 1.1e9}),
+    ("value", {"value": -1.1e9}),
     ("decision_id", {"decision_id": "d" * 129}),
     ("position", {"position": -1}),
     ("session_id", {"session_id": "s" * 257}),
