@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _MOST_WAITING = 10_000
 _HOUR_S = 3600.0
+_IN_FLIGHT_MS = 2000  # requests that read a user's history before it was deleted have been answered by then
 
 
 class DecisionLog:
@@ -141,7 +142,7 @@ def read_policy(folder: Path, name: str) -> PlacementPolicy:
 
 
 def forget(folder: Path, user_id: str) -> int:
-    """Delete every record of a user, also those that serving processes have still in memory.
+    """Delete every record of a user, also those that serving processes have still in memory or are about to make.
 
     A line that cannot be read, as a process leaves that dies while it writes, may be of anybody: it goes too. Returns
     how many were on disk. Raises OSError where a file cannot be rewritten: nothing is then known to be deleted.
@@ -152,7 +153,7 @@ def forget(folder: Path, user_id: str) -> int:
     with _locked(folder):
         # Only what processes still have in memory needs the hashes: those of older deletions go.
         recent = {user: ms for user, ms in _forgotten(folder).items() if ms > _now_ms() - _HOUR_S * 1000}
-        recent[_hash(user_id)] = _now_ms()
+        recent[_hash(user_id)] = _now_ms() + _IN_FLIGHT_MS
         staged = folder / "forgotten.staged"
         staged.write_text("".join(json.dumps({"user": u, "until_ms": ms}) + "\n" for u, ms in recent.items()))
         staged.replace(folder / "forgotten.jsonl")

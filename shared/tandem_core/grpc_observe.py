@@ -138,10 +138,11 @@ class WorkerSignals:
             metrics.set(name, to=ask())
         held = self._bundles.held
         metrics.set("bundle_refused", to=float(bool(held.refusal)))
-        if held.loaded:
+        # The writer holds an encoder and serves no bundle. It goes from one to the next without a restart: the series
+        # of the one before would stay, as of an instance that does not follow.
+        if held.loaded and (bundle := getattr(held.loaded[0][1], "bundle", None)) is not None:
             metrics.set("bundle_info", held.current_id, to=1)
-            if (bundle := getattr(held.loaded[0][1], "bundle", None)) is not None:  # the writer holds an encoder alone
-                metrics.set("bundle_age_seconds", to=time.time() - bundle.manifest.created_ms / 1000)
+            metrics.set("bundle_age_seconds", to=time.time() - bundle.manifest.created_ms / 1000)
 
     def close(self) -> None:
         """Write what is left of metrics, and send what is left of traces."""

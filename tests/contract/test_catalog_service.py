@@ -223,6 +223,7 @@ def test_a_deleted_item_is_gone_from_every_answer_at_once(
         )
         assert list(ranked.unknown_item_ids) == [item_id]
     everything = {*retrieved(retrieval, max_candidates=2000), *shown(recommended(ranking, max_results=500))}
+    everything |= {*shown(recommended(ranking, max_results=500, validate_only=True))}
     similar = retrieval.SimilarItems(retrieval_pb2.SimilarItemsRequest(item_ids=[some_item(bundle)], max_results=500))
     assert not {bundled, "doomed"} & {*everything, *similar.candidates.item_ids}
     upsert(writer, like(bundle, bundled, some_item(bundle), title="Back"))

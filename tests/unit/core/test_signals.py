@@ -23,7 +23,7 @@ from tandem_core.observe import Record
 from tandem_core.settings import ConfigError
 from tandem_core.signals import BUCKETS, HISTOGRAMS, MOST_LABELLED
 from tandem_core.signals_audit import Audit
-from tandem_core.signals_samples import DEEPEST, SampleWriter, kept_searches, recall, shown_counts
+from tandem_core.signals_samples import DEEPEST, KEPT_SEARCHES, SampleWriter, kept_searches, recall, shown_counts
 from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles
 from tandem_core.signals_worker import MOST_KEPT, WorkerMetrics
 
@@ -109,6 +109,31 @@ def test_a_dead_worker_leaves_its_counts_and_takes_its_gauges(
     assert {path.name for path in tmp_path.iterdir()} == {"counter_gone.db", "histogram_gone.db"}
 
 
+WRITER = """
+from tandem_core.grpc_admission import WorkPool
+from tandem_core.grpc_observe import WorkerSignals
+from tandem_core.service_settings import ServiceSettings
+from tandem_core.serving_bundles import Held
+
+class Encoders:
+    held = Held("b1", "", (("b1", object()),), "", "")
+
+encoders = Encoders()
+told = WorkerSignals(ServiceSettings(metrics_port=0), "writer", encoders)
+told.beat(WorkPool(1))
+encoders.held = Held("b2", "b1", (("b2", object()), ("b1", object())), "", "")
+told.beat(WorkPool(1))
+"""
+
+
+def test_the_writer_serves_no_bundle_so_that_none_of_before_stays_with_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", WRITER], env=environment, check=True, timeout=60)
+    series = collected(tmp_path)
+    assert "tandem_bundle_refused[]" in series
+    assert not any(name.startswith("tandem_bundle_info") for name in series)
+
+
 def test_labels_that_nobody_bounded_are_bounded() -> None:
     metrics = WorkerMetrics()
     for i in range(MOST_LABELLED + 50):
@@ -187,6 +212,15 @@ def test_lists_that_were_shown_are_counted_by_item(
         writers[i % 2].shown("b1", np.array([*rows, 99, -1], np.int32))  # what is not of the bundle is left out
     total = sum((each.astype(int) for each in shown_counts(folder, "b1").values()), np.zeros(20, int))
     assert total.tolist() == [sum(row in rows for rows in lists) for row in range(20)]
+
+
+def test_every_source_keeps_as_many_searches_as_there_is_room_for_however_many_take_turns(tmp_path: Path) -> None:
+    writer = SampleWriter(tmp_path, 1, lambda _: 20)
+    for i in range(KEPT_SEARCHES):
+        for source in ("two_tower", "als"):
+            writer.searched("b1", source, np.full(2, i, np.float32), np.arange(3, dtype=np.int32))
+    kept = {source: vectors[:, 0].tolist() for source, vectors, _ in kept_searches(tmp_path, "b1")}
+    assert kept == {source: list(range(KEPT_SEARCHES)) for source in ("als", "two_tower")}
 
 
 class FolderRegistry:
