@@ -52,6 +52,13 @@ def of_processes(running: Any) -> str:
     return found
 
 
+def metrics_of(running: Any) -> str:
+    (port,) = re.findall(r'"metrics_port": (\d+)', running.text)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is not behind a proxy
+    with direct.open(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        return str(answer.read().decode())
+
+
 def test_nothing_that_processes_write_has_a_password_a_key_or_a_token(
     launch: Any,
     valkey: Any,
@@ -123,16 +130,14 @@ def test_nothing_that_processes_write_has_a_password_a_key_or_a_token(
     assert [d.component for d in retrieve().degradations] == ["store"]
     s3.stop()
     wait_until(lambda: "secret-bucket" in retrieval.text.partition('"listening"')[2], 60, "the registry missed")
-    (metrics_port,) = re.findall(r'"metrics_port": (\d+)', retrieval.text)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://127.0.0.1:{metrics_port}/metrics", timeout=60) as answer:
-        metrics = answer.read().decode()
-    seen = of_processes(retrieval) + of_processes(writer)
+    wait_until(lambda: re.search(r"^tandem_store_lag_seconds [1-9]", metrics_of(retrieval), re.M), 60, "the lag told")
+    assert re.search(r"^tandem_store_errors_total [1-9]", metrics_of(retrieval), re.M)
+    told, seen = metrics_of(retrieval), of_processes(retrieval) + of_processes(writer)
 
     assert retrieval.terminate() == 0
     assert writer.terminate() == 0
 
-    written = metrics + seen + "".join(each.text for each in (retrieval, writer))
+    written = told + seen + "".join(each.text for each in (retrieval, writer))
     assert "store" in written
     secret = {
         "the store's password": password, "the same in a URL": quote(password, safe=""), "the key of S3": secret_key,
