@@ -72,7 +72,7 @@ $(BUF): | $(STAMP)
 	@npm install --prefix $(VENV)/node --no-fund --no-audit --loglevel=error @bufbuild/buf@$(BUF_VERSION) >/dev/null
 
 .PHONY: audit
-audit: $(STAMP) ## Known holes and licences of what the services and callers install
+audit: $(STAMP) ## Known holes and licences of what services, trainer and callers install
 	@$(BIN)/python deploy/audit.py
 
 .PHONY: golden

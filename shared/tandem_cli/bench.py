@@ -16,6 +16,7 @@ from tandem_cli import (
     bench_ratings,
     bench_rolling,
     bench_serve,
+    bench_strain,
     bench_tradeoff,
     bench_tutorial,
     bench_unseen,
@@ -36,3 +37,6 @@ app.command("events")(bench_events.events)
 app.command("diversity")(bench_diversity.diversity)
 app.command("ratings")(bench_ratings.ratings)
 app.command("serve")(bench_serve.serve)
+app.command("overload")(bench_strain.overload)
+app.command("workers")(bench_strain.workers)
+app.command("soak")(bench_strain.soak)

@@ -82,5 +82,4 @@ def export_events(
         done = exporting.export_events(open_store(store), file, after=after, kind=exporting.Kind(kind.value))
     where = f"in {file}" if done.events else "(no file written)"
     left_out = f", {done.left_out} of forgotten users left out" if done.left_out else ""
-    said = f"{done.events} events {where}{left_out}; next time: --after {done.last_sequence}"
-    out.print(said, highlight=False, soft_wrap=True)  # a path is long, and scripts read the line
+    out.print(f"{done.events} events {where}{left_out}; next time: --after {done.last_sequence}", highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ LARGEST_MESSAGE = 4 << 20
 SHORTEST_PING_MS = 5000  # clients that look more often whether we live are told to calm down
 # After the last connection has gone its last calls may still be on their way through the server: 0.3 s did (measured).
 SETTLE_S = 0.5
+LONGEST_QUEUE_S = 1.0  # so long may connections wait to be accepted by a server that closes to new ones
 
 
 class _Health(health.HealthServicer):
@@ -140,6 +142,7 @@ class Service:
         """
         for end in self._sockets():
             if end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                _when_nobody_waits(end)
                 end.shutdown(socket.SHUT_RDWR)
 
     def has_connections(self) -> bool:
@@ -165,6 +168,16 @@ class Service:
                     continue
                 if end.getsockname()[1] == self.port:
                     yield end
+
+
+def _when_nobody_waits(listening: socket.socket) -> None:
+    """Return as soon as no connection waits to be accepted: those that do would be reset. Linux alone tells."""
+    deadline = time.monotonic() + LONGEST_QUEUE_S
+    while sys.platform == "linux" and time.monotonic() < deadline:
+        told = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        if int.from_bytes(told[24:28], sys.byteorder) == 0:  # tcpi_unacked: of a listening socket its queue
+            return
+        time.sleep(0.0002)
 
 
 def _is_connected(end: socket.socket) -> bool:

@@ -31,12 +31,12 @@ class SampleWriter:
         self._lock = threading.Lock()
 
     def shown(self, bundle_id: str, rows: NDArray[np.int32]) -> None:
-        """Count a list: rows int32 [k], none twice. Rows that are not of the bundle's catalogue are left out."""
+        """Count lists: rows int32 [k] of them all. Rows that are not of the bundle's catalogue are left out."""
         with self._lock:
             if (counts := self._shown.get(bundle_id)) is None:
                 path = self._folder / "shown" / bundle_id / self._name
                 counts = self._shown[bundle_id] = _create(path, np.dtype(np.int32), self._items_of(bundle_id))
-            counts[rows[(rows >= 0) & (rows < len(counts))]] += 1
+            np.add.at(counts, rows[(rows >= 0) & (rows < len(counts))], 1)
 
     def searched(self, bundle_id: str, source: str, vector: NDArray[np.float32], rows: NDArray[np.int32]) -> None:
         """Keep a search. vector: float32 [D]. rows: int32 [k], best first."""

@@ -73,11 +73,17 @@ def admin_registered(registry: Registry, server: grpc.Server) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Offered]]:
-    """Both services, the writer and the admin port, as their processes build them."""
+def running(publish_copy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Offered]]:
+    """Both services, the writer and the admin port, as their processes build them.
+
+    Over a registry of their own: every method is called, RollbackBundle too.
+    """
+    registry = Registry(tmp_path_factory.mktemp("surface-registry"))
+    publish_copy(registry, "older")
+    publish_copy(registry, "newer")
     common: dict[str, Any] = {
         "port": 0,
-        "registry": two_bundles.root,
+        "registry": registry.root,
         "store": f"sqlite:///{tmp_path_factory.mktemp('surface') / 'store.db'}",
         "drain_s": 0.0,
     }
@@ -92,7 +98,7 @@ def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> 
     assert encoders.refresh()
     writer = Service(WriterSettings(**common), register, 0)
     writer.start(serving=True)
-    admin = Service(RetrievalSettings(**common), lambda server: admin_registered(two_bundles, server), 0)
+    admin = Service(RetrievalSettings(**common), lambda server: admin_registered(registry, server), 0)
     admin.start(serving=True)
     services = {RETRIEVAL: retrieval, RANKING: ranking, EVENTS: writer, ADMIN: admin}
     options = [("grpc.enable_http_proxy", 0)]

@@ -12,7 +12,15 @@ from typing import Any
 
 from tandem_core.bundle import open_parts
 from tandem_core.catalog import Catalog
-from tandem_core.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest, sha256_of
+from tandem_core.manifest import (
+    MANIFEST_NAME,
+    UNCERTAINTY,
+    FileEntry,
+    Manifest,
+    RankerHead,
+    read_manifest,
+    sha256_of,
+)
 from tandem_core.ranker_features import feature_names
 from tandem_core.registry import Registry
 from tandem_core.retrieval_pipeline import RetrievalPipeline
@@ -64,7 +72,7 @@ def make_ranker(
     to_onnx(fitted.model, shapes[-1], "answers", path, {"features": {0: "candidates"}})
     entries = {
         "ranker_features": names,
-        "ranker_heads": as_entries(heads),
+        "ranker_heads": [*as_entries(heads), RankerHead(name=UNCERTAINTY, value=True)],
         "ranker_helps": metrics["ranker_gain_low"] > 0,
     }
     return MadeRanker(entries, metrics, fitted.history, core_s, check_parity(fitted.model, path, shapes))

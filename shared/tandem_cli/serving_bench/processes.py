@@ -36,11 +36,19 @@ class Usage:
 
 @dataclass(slots=True)
 class Serving:
-    """Processes behind one address that answers Recommend. start_s: from execution to the first good answer."""
+    """Processes behind one address that answers Recommend. start_s: from execution to the first good answer.
+
+    retrieval, writer: where they are reached, of our own services.
+    """
 
     target: str
     process: subprocess.Popen[bytes]
     start_s: float = 0.0
+    retrieval: str = ""
+    writer: str = ""
+
+    def pids(self) -> list[int]:
+        return _tree(self.process.pid)
 
     def usage(self) -> dict[str, Usage]:
         """Return what the processes use, by role: all workers of a service together."""
@@ -66,13 +74,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def services(registry: Path, store: Path, log: Path) -> Iterator[Serving]:
-    """Run both services as `tandem serve` does, on free ports."""
-    retrieval_port, port = free_port(), free_port()
+def services(registry: Path, store: Path, log: Path, workers: int = 1) -> Iterator[Serving]:
+    """Run both services as `tandem serve` does, on free ports. workers: of each; its target then names all of them."""
+    ports = {name: [free_port() for _ in range(workers)] for name in ("retrieval", "ranking")}
+    config = log.with_name(f"{log.name}.toml")
+    config.write_text("".join(f"[{name}]\nworkers = {workers}\nports = {each}\n" for name, each in ports.items()))
+    writer = free_port()
     command = [sys.executable, "-c", "from tandem_cli.main import app; app()", "serve", "--registry", str(registry)]
-    command += ["--store", f"sqlite:///{store}", "--retrieval-port", str(retrieval_port), "--ranking-port", str(port)]
-    command += ["--writer-port", str(free_port())]
-    with _running(command, f"127.0.0.1:{port}", log) as serving:
+    command += ["--store", f"sqlite:///{store}", "--config", str(config), "--writer-port", str(writer)]
+    target, retrieval = (
+        f"127.0.0.1:{each[0]}" if workers == 1 else "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in each)
+        for each in (ports["ranking"], ports["retrieval"])
+    )
+    with _running(command, target, log) as serving:
+        serving.retrieval, serving.writer = retrieval, f"127.0.0.1:{writer}"
         yield serving
 
 

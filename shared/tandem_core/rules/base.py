@@ -96,7 +96,7 @@ class Given:
         if name in BROUGHT:
             return np.zeros(len(self) if at is None else len(np.arange(len(self))[at]), np.int64)
         rows = self.batch.rows if at is None else self.batch.rows[at]
-        return self.items.tables[name][rows]
+        return self.items.tables[name].take(rows, axis=0)
 
     def has(self, name: str) -> bool:
         """Tell whether `column` knows the name."""

@@ -62,7 +62,7 @@ class ColdContentNeighbours:
             return Found()
 
         def score_rows(rows: NDArray[np.int32]) -> NDArray[np.float32]:
-            return self.content[rows] @ profile
+            return self.content.take(rows, axis=0) @ profile
 
         rows = self.cold_rows[eligible.keep(self.cold_rows)]
         rows, scores = top_k(score_rows(rows), rows, limit)

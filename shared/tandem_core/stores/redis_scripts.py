@@ -2,8 +2,9 @@
 
 Keys, all below one prefix: events, a stream with every event under the id "<sequence>-0"; sequence and arrival_ms,
 counters; chosen:<user> and shown:<user>, sorted sets of the newest events by time; by:<user>, a list of the sequence
-numbers of the user's events, but for those that the stream has let go of; attributes:<user>, a JSON object; insert:<insert_id>, set for as long as doubles are
-recognised; suppressed, a sorted set of user hashes by the time of forgetting; suppression-key.
+numbers of the user's events, but for those that the stream has let go of; attributes:<user>, a JSON object;
+insert:<insert_id>, set for as long as doubles are recognised; suppressed, a sorted set of user hashes by the time of
+forgetting; suppression-key.
 Scripts name keys that are not in KEYS: they are for one primary with replicas, not for Redis Cluster.
 """
 

@@ -375,8 +375,11 @@ def test_one_look_takes_in_all_deletions_but_only_so_many_additions(
     writer = SqliteLiveStore(store._path)
     upsert(writer, *(f"n{i}" for i in range(MOST_AT_ONCE + 5)))
     writer.delete([f"i{row}" for row in range(N)])
+    assert live.lag_s == 0
     assert len(live.held.choose().catalog.row_of) == MOST_AT_ONCE
+    assert live.lag_s > 0
     assert len(live.held.choose().catalog.row_of) == MOST_AT_ONCE + 5
+    assert live.lag_s == 0
     writer.close()
 
 
@@ -413,10 +416,18 @@ def test_a_store_that_does_not_answer_leaves_what_is_known(store: SqliteLiveStor
     assert "new" in live.held.choose().catalog.row_of
     flaky.down = True
     assert "new" in live.held.choose().catalog.row_of
+    assert live.lag_s > 0
+    flaky.down = False
+    assert live.held  # nothing has changed meanwhile
+    assert live.lag_s == 0
+    flaky.down = True
     holding.hold(make_bundle(bundle_id="b2"), make_bundle())
     assert "new" not in live.held.choose(["b2"]).catalog.row_of
     assert "new" in live.held.choose(["b1"]).catalog.row_of
+    assert live.lag_s > 0
     flaky.down = False
+    assert live.held
+    assert live.lag_s == 0
     upsert(store, "newer")
     assert {"new", "newer"} <= set(live.held.choose(["b1"]).catalog.row_of)
 

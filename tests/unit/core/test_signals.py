@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,18 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tandem_core.index.exact import ExactIndex
 from tandem_core.metrics.lists import gini
 from tandem_core.observe import Record
 from tandem_core.settings import ConfigError
-from tandem_core.signals import MOST_LABELLED
+from tandem_core.signals import BUCKETS, HISTOGRAMS, MOST_LABELLED
 from tandem_core.signals_audit import Audit
 from tandem_core.signals_samples import DEEPEST, KEPT_SEARCHES, SampleWriter, kept_searches, recall, shown_counts
 from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles
-from tandem_core.signals_worker import WorkerMetrics
+from tandem_core.signals_worker import MOST_KEPT, WorkerMetrics
 
 WORKER = """
 import os, sys
@@ -36,6 +37,7 @@ record.stages.append(("merge", 0.002))
 record.counts.append(("degradations", ("SOURCE_LATE", "als"), 1))
 for _ in range(int(sys.argv[1])):
     metrics.finish(record, "OK", 0.004)
+metrics.flush()
 metrics.set("calls_held", to=int(sys.argv[1]))
 metrics.set("bundle_age_seconds", to=int(sys.argv[1]))
 metrics.total("calls_shed", "full", is_now=2)
@@ -138,6 +140,7 @@ def test_labels_that_nobody_bounded_are_bounded() -> None:
         record = Record("Recommend")
         record.counts.append(("degradations", ("SOURCE_LATE", f"source{i}"), 1))
         metrics.finish(record, "OK", 0.001)
+    metrics.flush()
     components = {
         sample.labels["component"]: sample.value
         for metric in metrics.registry.collect()
@@ -146,6 +149,47 @@ def test_labels_that_nobody_bounded_are_bounded() -> None:
     }
     assert len(components) == MOST_LABELLED + 1
     assert components["other"] == 50
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([0.0, *BUCKETS, 1e9]) | st.floats(0, 5), max_size=30))
+def test_times_written_at_once_are_as_if_each_had_been_observed(seconds: list[float]) -> None:
+    metrics = WorkerMetrics()
+    for each in seconds:
+        metrics.finish(Record("Rank"), "OK", each)
+    metrics.flush()
+    metrics.flush()  # what is written is written once
+    registry = CollectorRegistry()
+    expected = Histogram("tandem_rpc_seconds", *HISTOGRAMS["rpc_seconds"], registry=registry, buckets=BUCKETS)
+    for each in seconds:
+        expected.labels("Rank", "OK").observe(each)
+
+    def samples(of: CollectorRegistry) -> dict[str, float]:
+        return {
+            sample.name + str(sample.labels): sample.value
+            for metric in of.collect()
+            for sample in metric.samples
+            if sample.name.startswith("tandem_rpc_seconds") and not sample.name.endswith("_created")
+        }
+
+    assert samples(metrics.registry) == pytest.approx(samples(registry))
+
+
+def test_requests_of_several_threads_are_counted_once_each_while_they_are_written() -> None:
+    metrics = WorkerMetrics()
+
+    def finish() -> None:
+        for _ in range(MOST_KEPT):
+            metrics.finish(Record("Rank"), "OK", 0.001)
+
+    threads = [threading.Thread(target=finish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        metrics.flush()
+    metrics.flush()
+    counted = metrics.registry.get_sample_value("tandem_rpc_seconds_count", {"rpc": "Rank", "code": "OK"})
+    assert counted == 4 * MOST_KEPT
 
 
 def test_recall_is_one_for_exact_searches_and_falls_with_what_was_missed() -> None:

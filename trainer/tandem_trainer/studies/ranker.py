@@ -92,7 +92,7 @@ def study_ranker(
     known = validation_queries(
         config, dataset, split, bundle.schema, bundle.catalog, most=data.most_requests, moments=data.moments
     )
-    heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads]
+    heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads if head.event_types]
     with progress.step("candidates of validation"):
         names = scorer.feature_names
         examples = ranker_examples(pipeline, known, names, heads, data, seed, progress)
