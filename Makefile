@@ -11,6 +11,7 @@ BUF := $(VENV)/node/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
 # Extra arguments for pip, such as an index with CPU builds of torch (the public default brings CUDA with it).
 PIP_ARGS ?=
+CORES ?= $(shell nproc)
 DATASET ?= synthetic
 DATA_DIR ?=
 # One thread per native library: more of them turn small products into milliseconds on shared cores.
@@ -28,7 +29,7 @@ demo: $(STAMP) ## Train, serve and show recommendations (DATASET=ml-100k|ml-1m|o
 
 .PHONY: test
 test: $(STAMP) lint types protos-check ## Lint, types, contracts and tests: what CI runs
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile
 
 .PHONY: test-long
 test-long: $(STAMP) ## Tests that train longer than a few seconds
@@ -71,7 +72,7 @@ $(BUF): | $(STAMP)
 	@npm install --prefix $(VENV)/node --no-fund --no-audit --loglevel=error @bufbuild/buf@$(BUF_VERSION) >/dev/null
 
 .PHONY: audit
-audit: $(STAMP) ## Known holes and licences of what the services and callers install
+audit: $(STAMP) ## Known holes and licences of what services, trainer and callers install
 	@$(BIN)/python deploy/audit.py
 
 .PHONY: golden

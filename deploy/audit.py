@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 OURS = "tandem-recommender"
 RUNTIME = ("serving", "testing", "redis", "s3", "tracing")
+TRAINER = ("training", "redis", "s3")
 # Their terms would reach those who use or offer Tandem; LGPL is refused since pip cannot keep it apart.
 REFUSED = re.compile(
     r"GPL|GNU (Lesser|General|Affero)|Affero|SSPL|BUSL|Business Source|Commons Clause|EUPL|CC-BY-(NC|SA)", re.I
@@ -112,7 +113,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
-    packages = runtime_packages()
+    packages = runtime_packages((*RUNTIME, *TRAINER))
     found = licences(packages)
     for name in packages:
         sys.stdout.write(f"{name:40} {metadata.version(name):16} {found[name]}\n")

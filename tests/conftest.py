@@ -9,7 +9,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import datetime as dt
+import fcntl
 import ipaddress
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.manifest import MANIFEST_NAME, FileEntry, read_manifest, sha256_of
 from tandem_core.registry import Registry
 from tandem_trainer.config import DataSettings, TrainConfig
-from tandem_trainer.inputs import load_data
+from tandem_trainer.inputs import load_data, split_data
 from tandem_trainer.progress import Progress
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
@@ -44,13 +46,30 @@ SMALL = TrainConfig(
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A registry that `trained` fills; tests that change a registry must make their own."""
-    return Registry(tmp_path_factory.mktemp("registry"))
+    own = tmp_path_factory.getbasetemp()
+    # The processes of one parallel run have folders side by side, and share what is in the one around them.
+    return Registry((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "registry")
 
 
 @pytest.fixture(scope="session")
 def trained(registry: Registry) -> Trained:
-    """A run on 400 synthetic users and 300 items: too short to be good, long enough to be real."""
-    return train(SMALL, load_data(SMALL, None), registry, Progress())
+    """A run on 400 synthetic users and 300 items: too short to be good, long enough to be real.
+
+    The first process that needs it trains, the others wait for it and read what it left.
+    """
+    dataset = load_data(SMALL, None)
+    registry.root.mkdir(parents=True, exist_ok=True)
+    costs = registry.root / "costs.json"
+    with (registry.root / "training.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (current := registry.current()) is None:
+            trained = train(SMALL, dataset, registry, Progress())
+            costs.write_text(json.dumps([trained.seconds, trained.costs]))
+            return trained
+    bundle_id = current.bundle_id
+    return Trained(
+        bundle_id, registry.manifest(bundle_id), dataset, split_data(SMALL, dataset), *json.loads(costs.read_text())
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem_core import observe
 from tandem_core.bundle import load_bundle
 from tandem_core.certificates import CertificateFiles
 from tandem_core.decision_log import DecisionLog, write_policies
@@ -52,6 +53,7 @@ def parts(settings: RankingSettings) -> ServiceParts:
             lambda bundle: RankingPipeline(bundle, experiments.policies),
             lambda pipeline: pipeline.bundle,
         )
+        observe.WATCHED["store_lag_seconds"] = lambda: live.lag_s
         _ = live.held  # all live items are taken in before the first request
         decisions = _decisions(settings, experiments.policies)  # here: it has a thread, and we are past the fork
         servicer = RankingServicer(live, open_store(settings.store), retrieval, experiments, decisions)

@@ -25,12 +25,11 @@ from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.interleaving import once, shown
 from tandem_core.query import Query, decision_id_of
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
-from tandem_core.retrieval_pipeline import Retrieved
 from tandem_core.serving_bundles import HoldsBundles
 from tandem_core.stores.base import UserStore
 from tandem_core.user_state import with_stored
 from tandem_ranking.answering import Answering
-from tandem_ranking.decision_notes import DecisionNotes
+from tandem_ranking.decision_notes import DecisionNotes, Made
 
 
 class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
@@ -150,12 +149,15 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         way = self._way_to_retrieval(request, answering)
         retrieve = once(way) if assigned.teams else way
 
-        made: list[tuple[Query, Retrieved]] = []  # one for each list that is shown, two where lists are mixed
+        teams = iter(assigned.teams or ("",))  # lists are made in the order of teams
+        made: dict[str, Made] = {}
 
         def recommend(query: Query) -> Slate:
             retrieved = current.candidates(query, budget, retrieve)
-            made.append((query, retrieved))
-            return answering.pipeline(retrieved.bundle_id).arrange(query, retrieved, budget, trace=request.explain)
+            pipeline = answering.pipeline(retrieved.bundle_id)
+            slate = pipeline.arrange(query, retrieved, budget, trace=request.explain)
+            made[next(teams)] = Made(query, retrieved, slate)
+            return slate
 
         slate = shown(query, assigned.teams, recommend)
         observe.shown(slate.bundle_id, slate.items.rows)

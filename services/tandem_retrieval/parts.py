@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import grpc
 
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from tandem_core import observe
 from tandem_core.bundle import load_bundle
 from tandem_core.grpc_service import ServiceParts
 from tandem_core.live.serving import LiveServing
@@ -31,6 +32,7 @@ def parts(settings: RetrievalSettings) -> ServiceParts:
         live = LiveServing(
             bundles, open_live_store(settings.store), RetrievalPipeline, lambda pipeline: pipeline.bundle
         )
+        observe.WATCHED["store_lag_seconds"] = lambda: live.lag_s
         _ = live.held  # all live items are taken in before the first request
         servicer = RetrievalServicer(live, open_store(settings.store))
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(servicer, server)

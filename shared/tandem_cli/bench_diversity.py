@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,9 +13,15 @@ from tandem_cli.console import out, user_errors
 from tandem_cli.offline import ConfigOption, RegistryOption
 
 
+class HeldOut(StrEnum):
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 def diversity(
     registry: RegistryOption,
     data: FolderOption,
+    part: Annotated[HeldOut, typer.Option(help="validation to choose strengths by, test to report.")] = HeldOut.TEST,
     users: Annotated[int | None, typer.Option(min=1, help="A seeded sample of the users; default all.")] = None,
     plots: PlotsOption = None,
     json_file: JsonOption = None,
@@ -40,7 +47,7 @@ def diversity(
         dataset = load_data(settings, data)
         check_fits(bundle, dataset, settings.split.protocol)
         split = split_data(settings, dataset)
-        report = study_diversity(bundle, dataset, split, most_users=users, seed=settings.seed, progress=progress)
+        report = study_diversity(bundle, dataset, split, settings, part=part.value, most_users=users, progress=progress)
     if plots is not None:
         from tandem_trainer.studies.plots import draw_diversity
 

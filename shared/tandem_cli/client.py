@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from tandem.events.v1 import events_pb2, events_pb2_grpc
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from tandem_cli.access import access_of_command
-from tandem_core.grpc_access import Authorized
+from tandem_core.grpc_access import Access, Authorized
 
 
 class NotAnswered(Exception):  # noqa: N818
@@ -51,86 +50,80 @@ class Asking:
 
 
 def ask(target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:
-    """Return the answer of the ranking service at `target`; raises NotAnswered."""
-    with _channel_to(target) as channel:
-        return ask_over(channel, target, asking, timeout_s)
+    """Return the answer of the ranking service at `target`; raises NotAnswered, as all functions here do."""
+    response: ranking_pb2.RecommendResponse = _asked(
+        target, ranking_pb2_grpc.RankingServiceStub, "Recommend", asking.request(), timeout_s
+    )
+    return response
 
 
 def ask_over(channel: grpc.Channel, target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:
     """As `ask`, over an open channel."""
     stub = ranking_pb2_grpc.RankingServiceStub(channel)
-    with _refusals_named(target):
-        response: ranking_pb2.RecommendResponse = _method(stub, "Recommend")(asking.request(), timeout=timeout_s)
-        return response
+    response: ranking_pb2.RecommendResponse = _answered(
+        target, stub.Recommend, asking.request(), timeout_s, access_of_command()
+    )
+    return response
 
 
 def ask_explanation(
     target: str, request: ranking_pb2.ExplainItemRequest, timeout_s: float
 ) -> ranking_pb2.ExplainItemResponse:
-    """Return the answer of the ranking service at `target`; raises NotAnswered."""
-    with _channel_to(target) as channel, _refusals_named(target):
-        method = _method(ranking_pb2_grpc.RankingServiceStub(channel), "ExplainItem")
-        response: ranking_pb2.ExplainItemResponse = method(request, timeout=timeout_s)
-        return response
+    response: ranking_pb2.ExplainItemResponse = _asked(
+        target, ranking_pb2_grpc.RankingServiceStub, "ExplainItem", request, timeout_s
+    )
+    return response
 
 
 def ask_similar(
     target: str, request: retrieval_pb2.SimilarItemsRequest, timeout_s: float
 ) -> retrieval_pb2.SimilarItemsResponse:
-    """Return the answer of the retrieval service at `target`; raises NotAnswered."""
-    with _channel_to(target) as channel, _refusals_named(target):
-        method = _method(retrieval_pb2_grpc.RetrievalServiceStub(channel), "SimilarItems")
-        response: retrieval_pb2.SimilarItemsResponse = method(request, timeout=timeout_s)
-        return response
+    response: retrieval_pb2.SimilarItemsResponse = _asked(
+        target, retrieval_pb2_grpc.RetrievalServiceStub, "SimilarItems", request, timeout_s
+    )
+    return response
 
 
 def ask_embeddings(
     target: str, request: retrieval_pb2.GetEmbeddingsRequest, timeout_s: float
 ) -> retrieval_pb2.GetEmbeddingsResponse:
-    """Return the answer of the retrieval service at `target`; raises NotAnswered."""
-    with _channel_to(target) as channel, _refusals_named(target):
-        method = _method(retrieval_pb2_grpc.RetrievalServiceStub(channel), "GetEmbeddings")
-        response: retrieval_pb2.GetEmbeddingsResponse = method(request, timeout=timeout_s)
-        return response
+    response: retrieval_pb2.GetEmbeddingsResponse = _asked(
+        target, retrieval_pb2_grpc.RetrievalServiceStub, "GetEmbeddings", request, timeout_s
+    )
+    return response
 
 
 def write_events(
     target: str, request: events_pb2.WriteEventsRequest, timeout_s: float
 ) -> events_pb2.WriteEventsResponse:
-    """Return the answer of the writer process at `target`; raises NotAnswered."""
-    with _channel_to(target) as channel, _refusals_named(target):
-        method = _method(events_pb2_grpc.EventServiceStub(channel), "WriteEvents")
-        response: events_pb2.WriteEventsResponse = method(request, timeout=timeout_s)
-        return response
+    response: events_pb2.WriteEventsResponse = _asked(
+        target, events_pb2_grpc.EventServiceStub, "WriteEvents", request, timeout_s
+    )
+    return response
 
 
 def forget_user(target: str, request: events_pb2.ForgetUserRequest, timeout_s: float) -> events_pb2.ForgetUserResponse:
-    """Return the answer of the writer process at `target`; raises NotAnswered."""
-    with _channel_to(target) as channel, _refusals_named(target):
-        method = _method(events_pb2_grpc.EventServiceStub(channel), "ForgetUser")
-        response: events_pb2.ForgetUserResponse = method(request, timeout=timeout_s)
-        return response
+    response: events_pb2.ForgetUserResponse = _asked(
+        target, events_pb2_grpc.EventServiceStub, "ForgetUser", request, timeout_s
+    )
+    return response
 
 
 def ask_admin(target: str, method: str, timeout_s: float, **fields: Any) -> Any:
-    """Return the answer of BundleService at an admin address; raises NotAnswered."""
-    with _channel_to(target) as channel, _refusals_named(target):
-        call = _method(bundle_pb2_grpc.BundleServiceStub(channel), method)
-        return call(getattr(bundle_pb2, f"{method}Request")(**fields), timeout=timeout_s)
+    """Return the answer of BundleService at an admin address. fields: of the method's request."""
+    request = getattr(bundle_pb2, f"{method}Request")(**fields)
+    return _asked(target, bundle_pb2_grpc.BundleServiceStub, method, request, timeout_s)
 
 
-def _channel_to(target: str) -> grpc.Channel:
-    return access_of_command().open(target, [("grpc.enable_http_proxy", 0)])
+def _asked(target: str, stub: Callable[[grpc.Channel], Any], method: str, request: Any, timeout_s: float) -> Any:
+    access = access_of_command()
+    with access.open(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        return _answered(target, getattr(stub(channel), method), request, timeout_s, access)
 
 
-def _method(stub: Any, name: str) -> Any:
-    """Return a stub's method, which carries the command's token where there is one."""
-    return Authorized(getattr(stub, name), access_of_command().read_metadata())
-
-
-@contextmanager
-def _refusals_named(target: str) -> Iterator[None]:
+def _answered(target: str, method: Any, request: Any, timeout_s: float, access: Access) -> Any:
+    """Return what a stub's method answers to a call that carries the command's token, where there is one."""
     try:
-        yield
+        return Authorized(method, access.read_metadata())(request, timeout=timeout_s)
     except grpc.RpcError as error:
         raise NotAnswered(f"{target} answered {error.code().name}: {error.details()}") from error

@@ -5,14 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+
+class _Output(Console):
+    """Prints for people and for pipes: a line that goes into a pipe is never broken, since scripts read it."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **how: Any) -> None:
+        if soft_wrap is None and not self.is_terminal:
+            soft_wrap = all(isinstance(each, str) for each in objects)
+        super().print(*objects, soft_wrap=soft_wrap, **how)
+
+
 # A pipe has no width of its own: wide enough for the tables, so that logs keep their columns.
-out = Console(width=None if sys.stdout.isatty() else 140)
+out = _Output(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 

@@ -26,9 +26,9 @@ def replay(records: Records, registry: Bundles = Path("bundles")) -> None:
     from tandem_core.replay import replay as make_again  # noqa: PLC0415
 
     again = same = 0
-    for decision, bundle, policy in _whole(records, registry):
+    for decision, bundle, policies in _whole(records, registry):
         try:
-            made = make_again(decision, bundle, policy)
+            made = make_again(decision, bundle, policies)
         except CannotReplay as error:
             out.print(f"left out: {error}")
             continue
@@ -98,8 +98,8 @@ def preview_rules(
             out.print(f"{title}: {name} ({n})")
 
 
-def _whole(records: Path, registry: Path) -> Iterator[tuple[Decision, Bundle, PlacementPolicy]]:
-    """Yield the decisions that can be made again, with their bundle and policy; ends with what stands in the way."""
+def _whole(records: Path, registry: Path) -> Iterator[tuple[Decision, Bundle, dict[str, PlacementPolicy]]]:
+    """Yield the decisions of the sample, with their bundle and policies by hash; ends with what stands in the way."""
     from tandem_core.bundle import load_bundle  # noqa: PLC0415
     from tandem_core.decision_log import read_decisions, read_policy, segments  # noqa: PLC0415
     from tandem_core.decisions import DecisionUnreadable  # noqa: PLC0415
@@ -114,14 +114,15 @@ def _whole(records: Path, registry: Path) -> Iterator[tuple[Decision, Bundle, Pl
     bundles: dict[str, Bundle] = {}
     policies: dict[str, PlacementPolicy] = {}
     with user_errors(DecisionUnreadable, NotFound, BundleRefused, OSError):
-        for decision in _replayable(read_decisions(files)):
+        for decision in _of_sample(read_decisions(files)):
             if decision.bundle_id not in bundles:
                 path = Registry(registry).path_of(decision.bundle_id)
                 bundles = {decision.bundle_id: load_bundle(path, retrieval=False)}
-            if decision.policy not in policies:
-                policies[decision.policy] = read_policy(folder, decision.policy)
-            yield with_filters(decision), bundles[decision.bundle_id], policies[decision.policy]
+            for name in (decision.policy, *(team.policy for team in decision.teams)):
+                if name not in policies:
+                    policies[name] = read_policy(folder, name)
+            yield with_filters(decision), bundles[decision.bundle_id], policies
 
 
-def _replayable(decisions: Iterable[Decision]) -> Iterator[Decision]:
-    return (decision for decision in decisions if decision.retrieved is not None)
+def _of_sample(decisions: Iterable[Decision]) -> Iterator[Decision]:
+    return (decision for decision in decisions if decision.retrieved is not None or decision.not_replayable)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _FLUSH_S = 1.0
 _MOST_WAITING = 10_000
 _HOUR_S = 3600.0
+_IN_FLIGHT_MS = 2000  # requests that read a user's history before it was deleted have been answered by then
 
 
 class DecisionLog:
@@ -82,10 +83,10 @@ class DecisionLog:
             if time.monotonic() - self._swept > _HOUR_S or not self._swept:
                 self._swept = time.monotonic()
                 self._sweep()
-        except OSError as error:  # best effort: a full disk must not end the records of the hours to come
+        except Exception:  # best effort: a full disk, or a damaged file, must not end the records of the hours to come
             self.dropped += len(decisions)
             observe.tally("decisions_dropped", len(decisions))
-            log.error("decision records not written", extra={"n": len(decisions), "reason": str(error)})
+            log.exception("decision records not written", extra={"n": len(decisions)})
 
     def _write(self, decisions: list[tuple[int, Decision]]) -> None:
         name = f"decisions-{time.strftime('%Y%m%dT%H', time.gmtime())}-{os.getpid()}.jsonl"
@@ -141,9 +142,10 @@ def read_policy(folder: Path, name: str) -> PlacementPolicy:
 
 
 def forget(folder: Path, user_id: str) -> int:
-    """Delete every record of a user, also those that serving processes have still in memory.
+    """Delete every record of a user, also those that serving processes have still in memory or are about to make.
 
-    Returns how many were on disk. Raises OSError where a file cannot be rewritten: nothing is then known to be deleted.
+    A line that cannot be read, as a process leaves that dies while it writes, may be of anybody: it goes too. Returns
+    how many were on disk. Raises OSError where a file cannot be rewritten: nothing is then known to be deleted.
     """
     if not folder.is_dir():
         return 0
@@ -151,19 +153,26 @@ def forget(folder: Path, user_id: str) -> int:
     with _locked(folder):
         # Only what processes still have in memory needs the hashes: those of older deletions go.
         recent = {user: ms for user, ms in _forgotten(folder).items() if ms > _now_ms() - _HOUR_S * 1000}
-        recent[_hash(user_id)] = _now_ms()
+        recent[_hash(user_id)] = _now_ms() + _IN_FLIGHT_MS
         staged = folder / "forgotten.staged"
         staged.write_text("".join(json.dumps({"user": u, "until_ms": ms}) + "\n" for u, ms in recent.items()))
         staged.replace(folder / "forgotten.jsonl")
         for path in segments(folder):
             lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line).get("user_id") != user_id]
+            kept = [line for line in lines if not _may_be_of(user_id, line)]
             if len(kept) < len(lines):
                 deleted += len(lines) - len(kept)
                 staged = path.with_suffix(".rewritten")
                 staged.write_text("".join(kept))
                 staged.replace(path)
     return deleted
+
+
+def _may_be_of(user_id: str, line: str) -> bool:
+    try:
+        return bool(json.loads(line)["user_id"] == user_id)
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _now_ms() -> int:

@@ -29,12 +29,26 @@ class DecisionUnreadable(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The slate, best first: n item ids, scores as sent, propensities (0 where chance took no part), reason kinds."""
+    """The slate, best first: n item ids, scores as sent, propensities (0 where chance took no part), reason kinds.
+
+    teams: whose item each is where two lists were mixed ("" for nobody's); empty where none were.
+    """
 
     item_ids: tuple[str, ...]
     scores: tuple[float, ...]
     propensities: tuple[float, ...]
     reasons: tuple[tuple[str, ...], ...]
+    teams: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """One of two lists that were mixed. policy: hash of its policy. degradations: of this list alone."""
+
+    name: str
+    policy: str
+    retrieved: Retrieved
+    degradations: tuple[Degradation, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,8 @@ class Decision:
 
     policy: hash of the placement's policy, see `policy_hash`. experiments: name -> variant. request: the caller's
     message as it came, in protobuf's own form. query: as the pipeline had it, with what the store knew, but for its
-    filter and excluded items, which are in the request (see grpc_decisions.with_filters).
+    filter and excluded items, which are in the request (see grpc_decisions.with_filters). teams: the two lists where
+    two were mixed. not_replayable: why nobody can make this decision again, "" where that is not known.
     """
 
     decision_id: str
@@ -62,6 +77,8 @@ class Decision:
     request: bytes = b""
     query: Query | None = None
     retrieved: Retrieved | None = None
+    teams: tuple[Team, ...] = ()
+    not_replayable: str = ""
 
 
 def policy_hash(policy: PlacementPolicy) -> str:
@@ -77,6 +94,7 @@ def decision_of(
     policy: str,
     experiments: Mapping[str, str],
     request: bytes,
+    teams: tuple[Team, ...] = (),
 ) -> Decision:
     """Return the record of a decision, whole. item_ids: of the slate. degradations: all that the answer declares."""
     return Decision(
@@ -97,16 +115,25 @@ def decision_of(
             tuple(slate.items.scores.tolist()),
             tuple(slate.propensities.tolist()),
             tuple(tuple(reason.kind.name for reason in reasons) for reasons in slate.reasons),
+            slate.teams,
         ),
         request,
         query,
         retrieved,
+        teams,
     )
 
 
-def without_candidates(decision: Decision) -> Decision:
-    """Return what is kept of every decision: it cannot be replayed."""
-    return replace(decision, query=None, retrieved=None, request=b"")
+def without_candidates(decision: Decision, why: str = "") -> Decision:
+    """Return what is kept of every decision: it cannot be replayed. why: the reason, where it is not the sample."""
+    return replace(
+        decision,
+        query=None,
+        retrieved=None,
+        request=b"",
+        teams=(),
+        not_replayable=why or decision.not_replayable,
+    )
 
 
 def to_line(decision: Decision) -> str:
@@ -130,10 +157,16 @@ def to_line(decision: Decision) -> str:
         "propensities": decision.shown.propensities,
         "reasons": decision.shown.reasons,
     }
+    if decision.shown.teams:
+        record["shown_teams"] = decision.shown.teams
+    if decision.not_replayable:
+        record["not_replayable"] = decision.not_replayable
     if decision.query is not None and decision.retrieved is not None:
         record["request"] = base64.b64encode(decision.request).decode()
         record["query"] = _query(decision.query)
         record["candidates"] = _candidates(decision.retrieved)
+        if decision.teams:
+            record["teams"] = [_team(team, decision.retrieved) for team in decision.teams]
     return json.dumps(record, separators=(",", ":"))
 
 
@@ -144,6 +177,7 @@ def from_line(line: str) -> Decision:
         if record["format"] != FORMAT:
             raise DecisionUnreadable(f"a record of format {record['format']}; this version reads format {FORMAT}")
         whole = "query" in record
+        retrieved = _to_retrieved(record["candidates"], record["bundle_id"]) if whole else None
         return Decision(
             record["decision_id"],
             record["request_id"],
@@ -162,10 +196,13 @@ def from_line(line: str) -> Decision:
                 tuple(record["scores"]),
                 tuple(record["propensities"]),
                 tuple(tuple(reasons) for reasons in record["reasons"]),
+                tuple(record.get("shown_teams", ())),
             ),
             base64.b64decode(record.get("request", "")),
             _to_query(record) if whole else None,
-            _to_retrieved(record) if whole else None,
+            retrieved,
+            tuple(_to_team(team, retrieved, record["bundle_id"]) for team in record.get("teams", ())),
+            record.get("not_replayable", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DecisionUnreadable(f"no decision record: {error!r}") from error
@@ -232,16 +269,33 @@ def _candidates(retrieved: Retrieved) -> dict[str, Any]:
     }
 
 
-def _to_retrieved(record: Mapping[str, Any]) -> Retrieved:
-    found = record["candidates"]
+def _to_retrieved(found: Mapping[str, Any], bundle_id: str) -> Retrieved:
     columns = {name: _to_array(column) for name, column in found["columns"].items()}
     return Retrieved(
         CandidateBatch(_to_array(found["rows"]), _to_array(found["scores"]), columns),
-        record["bundle_id"],
+        bundle_id,
         Regime[found["regime"]],
         tuple(_to_degradation(each) for each in found["degradations"]),
         found["empty_reason"],
     )
+
+
+def _team(team: Team, first: Retrieved) -> dict[str, Any]:
+    """Return a team's entry; lists that were made of the same candidates share them."""
+    return {
+        "name": team.name,
+        "policy": team.policy,
+        "candidates": None if team.retrieved is first else _candidates(team.retrieved),
+        "degradations": [_degradation(each) for each in team.degradations],
+    }
+
+
+def _to_team(team: Mapping[str, Any], first: Retrieved | None, bundle_id: str) -> Team:
+    own = team["candidates"]
+    if (retrieved := first if own is None else _to_retrieved(own, bundle_id)) is None:
+        raise DecisionUnreadable(f"team {team['name']!r} has no candidates")
+    degradations = tuple(_to_degradation(each) for each in team["degradations"])
+    return Team(team["name"], team["policy"], retrieved, degradations)
 
 
 def _degradation(each: Degradation) -> dict[str, str]:

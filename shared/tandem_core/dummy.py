@@ -7,6 +7,7 @@ import numpy as np
 from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.degradation import Degradation, DegradationKind
+from tandem_core.filters import Eligibility
 from tandem_core.query import Query, Regime
 from tandem_core.ranking_pipeline import Slate
 from tandem_core.retrieval_pipeline import Retrieved
@@ -29,9 +30,8 @@ def dummy_slate(bundle: Bundle, query: Query, candidates: CandidateBatch | None 
 
 
 def _first(bundle: Bundle, query: Query) -> CandidateBatch:
-    excluded = bundle.catalog.rows(query.exclude_item_ids)
-    rows = np.arange(min(len(bundle.catalog), query.max_results + len(excluded)), dtype=np.int32)
-    rows = rows[~np.isin(rows, excluded)]
+    eligible = Eligibility(bundle.catalog, bundle.catalog.rows(query.exclude_item_ids), None)
+    rows = eligible.matching_rows()[: query.max_results]
     return _top(CandidateBatch(rows, np.zeros(len(rows), np.float32), {}), query.max_results)
 
 

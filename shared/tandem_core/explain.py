@@ -12,12 +12,12 @@ from tandem_core.budget import Budget
 from tandem_core.bundle import Bundle
 from tandem_core.features import User
 from tandem_core.filters import AllOf, AnyOf, Condition, Exists, InRange, InSet, NotOf
-from tandem_core.query import Query, Seen, SourcePlan
+from tandem_core.query import Fill, Query, Seen
 from tandem_core.ranking_pipeline import RankingPipeline, Retrieve, Slate
 from tandem_core.retrieval_pipeline import Retrieved
 from tandem_core.rule_trace import Part, displaced_by, parts_of
 
-MOST_RANKS = 2000  # how deep a source's list is searched for the item
+MOST_MERGED = 2000  # candidates looked at, the most that retrieval gives: usual plans find fewer in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def explain(
 ) -> Explained:
     """Say where the item of a row of the pipeline's bundle stands in a slate made with a trace of these candidates.
 
-    retrieve: asked again for longer lists where the item is not among the candidates.
+    retrieve: asked again, for all that the sources find, where the item is not among the candidates.
     """
     at = np.flatnonzero(slate.items.rows == row)
     parts = parts_of(slate.stages, row)
@@ -70,6 +70,12 @@ def ineligible(bundle: Bundle, query: Query, user: User, row: int) -> str:
         row in user.interacted or row in bundle.catalog.rows(query.seed_item_ids)
     ):
         return "seen"
+    if (
+        query.served is Seen.EXCLUDE
+        and query.served_within_s
+        and row in query.shown.rows_within(bundle.catalog, query.now_ms, query.served_within_s)
+    ):
+        return "served"
     if query.condition is None:
         return ""
     return _failing(query.condition, bundle, np.array([row], np.int32))
@@ -104,11 +110,9 @@ def _said(retrieved: Retrieved, row: int) -> list[Part]:
 
 
 def _ranks(pipeline: RankingPipeline, query: Query, user: User, row: int, retrieve: Retrieve) -> list[Part]:
-    """Return the item's place in the long list of each source that would be asked."""
-    asked = pipeline.as_asked(query, user)
-    names = [plan.source for plan in asked.plans or pipeline.bundle.plans[user.regime]]
-    plans = tuple(SourcePlan(name, MOST_RANKS) for name in names)
-    long = retrieve(replace(asked, plans=plans, max_results=MOST_RANKS), Budget())
-    if long.bundle_id != pipeline.bundle.id or row not in long.candidates.rows:
+    """Return the item's place in the list of each source that is asked and found it, however low the merge puts it."""
+    asked = replace(pipeline.as_asked(query, user), max_results=MOST_MERGED, fill=Fill.STRICT)
+    all_found = retrieve(asked, Budget())
+    if all_found.bundle_id != pipeline.bundle.id or row not in all_found.candidates.rows:
         return []
-    return [part for part in _said(long, row) if part.stage != "source:backfill"]
+    return _said(all_found, row)

@@ -16,8 +16,7 @@ from tandem_core.catalog import Catalog
 from tandem_core.query import Query, Regime, UserEvents
 
 MS_PER_HOUR = 3_600_000
-CONTEXT_FEATURES = ("hour", "weekday")
-CONTEXT_SIZES = (25, 8)  # 0 is "unknown" in each
+CONTEXT_SIZES = (25, 8)  # hour and weekday; 0 is "unknown" in each
 
 
 class EventType(BaseModel):

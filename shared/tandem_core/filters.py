@@ -185,9 +185,9 @@ class Eligibility:
 
     def keep(self, rows: Rows) -> Mask:
         """Return bool [n]: which of `rows` may be returned."""
-        kept: Mask = ~self._excluded[rows]
+        kept: Mask = ~self._excluded.take(rows)
         if self._gone is not None:
-            kept &= ~self._gone[rows]
+            kept &= ~self._gone.take(rows)
         return kept if self._condition is None else kept & self._condition.mask(self._catalog, rows)
 
     def matching_rows(self) -> Rows:

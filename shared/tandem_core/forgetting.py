@@ -7,11 +7,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tandem_core.stores.base import Forgotten, UserStore
+from tandem_core.stores.base import Forgotten, StoreUnavailable, UserStore
 
 log = logging.getLogger(__name__)
 
-# Deletes what one holder has of a user (decision records, for one) and returns how much it was. It may be called again.
+# Deletes what one holder has of a user (decision records, for one) and returns how much it was. It may be called again,
+# and is where it raised StoreUnavailable or OSError.
 Forget = Callable[[str], int]
 
 
@@ -30,7 +31,11 @@ def forget_user(user_id: str, store: UserStore, holders: Sequence[Forget]) -> Re
     The store comes first: from then on nothing of before is taken in any more.
     """
     stored = store.forget(user_id)
-    receipt = Receipt(uuid.uuid4().hex, stored, sum(forget(user_id) for forget in holders))
+    try:
+        others = sum(forget(user_id) for forget in holders)
+    except OSError as error:
+        raise StoreUnavailable(f"not everything of a user is deleted: {error}") from error
+    receipt = Receipt(uuid.uuid4().hex, stored, others)
     log.info(
         "user forgotten",
         extra={"receipt_id": receipt.receipt_id, "events": stored.events, "decisions": receipt.decisions},

@@ -10,7 +10,7 @@ from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.common.v1 import serving_state_pb2
 from tandem_core.errors import BundleRefused, CheckFailed, FieldViolation, InvalidRequest
 from tandem_core.grpc_render import timestamp
-from tandem_core.registry import Registry
+from tandem_core.registry import Registry, is_bundle_id
 
 LARGEST_PAGE = 200
 
@@ -29,6 +29,8 @@ class BundleServicer(bundle_pb2_grpc.BundleServiceServicer):
             raise InvalidRequest(
                 FieldViolation("page_size", f"is {request.page_size}, 0 to {LARGEST_PAGE} are allowed")
             )
+        if request.page_token and not is_bundle_id(request.page_token):
+            raise InvalidRequest(FieldViolation("page_token", "is none that a page before gave"))
         ids = [each for each in self._registry.bundle_ids() if not request.page_token or each < request.page_token]
         page = ids[: request.page_size or 20]
         current = self._current_id()

@@ -127,21 +127,27 @@ class WorkerSignals:
         """Tell what is no request's own."""
         if (metrics := self._metrics) is None:
             return
+        metrics.flush()
         metrics.set("calls_held", to=pool.held)
         metrics.set("calls_waiting", to=max(0, pool.held - pool.threads))
         metrics.total("calls_shed", "full", is_now=pool.refused)
         metrics.total("calls_shed", "late", is_now=pool.dropped)
         for name, total in observe.TALLIES.items():
             metrics.total(name, is_now=total)
+        for name, ask in observe.WATCHED.items():
+            metrics.set(name, to=ask())
         held = self._bundles.held
         metrics.set("bundle_refused", to=float(bool(held.refusal)))
-        if held.loaded:
+        # The writer holds an encoder and serves no bundle. It goes from one to the next without a restart: the series
+        # of the one before would stay, as of an instance that does not follow.
+        if held.loaded and (bundle := getattr(held.loaded[0][1], "bundle", None)) is not None:
             metrics.set("bundle_info", held.current_id, to=1)
-            if (bundle := getattr(held.loaded[0][1], "bundle", None)) is not None:  # the writer holds an encoder alone
-                metrics.set("bundle_age_seconds", to=time.time() - bundle.manifest.created_ms / 1000)
+            metrics.set("bundle_age_seconds", to=time.time() - bundle.manifest.created_ms / 1000)
 
     def close(self) -> None:
-        """Send what is left of the traces."""
+        """Write what is left of metrics, and send what is left of traces."""
+        if self._metrics is not None:
+            self._metrics.flush()
         if self._tracing is not None:
             self._tracing.close()
 

@@ -109,9 +109,12 @@ class BlendInfo(_Part):
     head: int
 
 
+UNCERTAINTY = "uncertainty"  # the head that says how far the ranker's models lie apart in an item's score
+
+
 class RankerHead(_Part):
     """One answer of the ranker: whether an event of these types (of at least that value) follows; value: which value
-    such an event has.
+    such an event has. That of no event types is the deviation of the score, see UNCERTAINTY.
     """
 
     name: str

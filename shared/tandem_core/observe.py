@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from time import perf_counter
@@ -72,6 +72,7 @@ class Record:
 _RECORD: ContextVar[Record | None] = ContextVar("record", default=None)
 _TALLYING = threading.Lock()
 TALLIES: Counter[str] = Counter()  # since the start of the process
+WATCHED: dict[str, Callable[[], float]] = {}  # gauge -> what it is now; asked every second, must neither wait nor fail
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
@@ -141,10 +142,11 @@ def kept(columns: Any) -> None:
     """Note how many candidates of each source are left after merging. columns: of a `CandidateBatch`."""
     record = _RECORD.get()
     if record is not None and record.listening:
+        from numpy import count_nonzero  # noqa: PLC0415  (supervisors log with this module, and have no numpy)
+
         for name, column in columns.items():
             if name.startswith("rank:"):
-                by = len(column) - int((column == 0).sum())
-                record.counts.append(("source_candidates", (name[5:], "kept"), by))
+                record.counts.append(("source_candidates", (name[5:], "kept"), int(count_nonzero(column))))
 
 
 def dropped(given: int, by_rule: Mapping[str, Sized]) -> None:

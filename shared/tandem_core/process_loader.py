@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +184,7 @@ class Loader:
             return
         if all(worker.ready for worker in self._coming.values()):
             self._changing = False
-            self._retire(self._slots)
+            self._retire(self._slots.values())
             self._slots, self._coming = self._coming, {}
             held = self._bundles.held
             self._up.send(
@@ -205,13 +205,13 @@ class Loader:
                 if not self._changing and self._bundles.refresh():
                     self._fork_all()
             case "retire":
-                self._retire(self._slots | self._coming)
+                self._retire([*self._slots.values(), *self._coming.values()])  # a port may have one of each
                 self._slots, self._coming, self._stopping = {}, {}, True
                 self._restart_at.clear()
 
-    def _retire(self, workers: dict[int, Worker]) -> None:
+    def _retire(self, workers: Iterable[Worker]) -> None:
         """Let workers go once their connections have: no call of theirs fails."""
-        for worker in workers.values():
+        for worker in workers:
             worker.wire.send(do="retire")
             limit_s = (
                 1.2 * self._settings.max_connection_age_s + self._settings.drain_s + 2 * self._settings.grace_s + 10

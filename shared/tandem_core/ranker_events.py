@@ -45,8 +45,8 @@ def event_columns(
     next_items = bundle.ranker_tables.next_items
     blocks = {
         "known": np.ones((h, n), np.float32),
-        "taste": bundle.item_vectors[newest.rows] @ bundle.item_vectors[rows].T,
-        "content": bundle.content_vectors[newest.rows] @ bundle.content_vectors[rows].T,
+        "taste": bundle.item_vectors[newest.rows] @ bundle.item_vectors.take(rows, axis=0).T,
+        "content": bundle.content_vectors[newest.rows] @ bundle.content_vectors.take(rows, axis=0).T,
         "next": np.zeros((h, n), np.float32) if next_items is None else next_items.block(newest.rows, rows),
         "gap": np.broadcast_to(gap[:, None], (h, n)),
     }

@@ -151,8 +151,8 @@ def _similarities(batch: CandidateBatch, history: History, bundle: Bundle) -> di
         return {}
     recent = history.rows[:RECENT]
     # Events before candidates: numpy sums whole rows several times as fast as many short ones.
-    taste = bundle.item_vectors[recent] @ bundle.item_vectors[batch.rows].T  # [h, n]
-    content = bundle.content_vectors[recent] @ bundle.content_vectors[batch.rows].T
+    taste = bundle.item_vectors[recent] @ bundle.item_vectors.take(batch.rows, axis=0).T  # [h, n]
+    content = bundle.content_vectors[recent] @ bundle.content_vectors.take(batch.rows, axis=0).T
     return {
         "taste_mean": taste.mean(axis=0),
         "taste_max": taste.max(axis=0),
@@ -163,19 +163,19 @@ def _similarities(batch: CandidateBatch, history: History, bundle: Bundle) -> di
 
 
 def _item_columns(batch: CandidateBatch, catalog: Catalog, tables: RankerTables, now_ms: int) -> dict[str, Column]:
-    columns: dict[str, Column] = {"log_events": np.log1p(catalog.event_counts[batch.rows]).astype(np.float32)}
-    levels = dict(zip(tables.names, tables.levels[batch.rows].T, strict=True)) if tables.names else {}
+    columns: dict[str, Column] = {"log_events": np.log1p(catalog.event_counts.take(batch.rows)).astype(np.float32)}
+    levels = dict(zip(tables.names, tables.levels.take(batch.rows, axis=0).T, strict=True)) if tables.names else {}
     for name, level in levels.items():
         columns[f"level:{name}"] = level
         if name.startswith(WINDOW):
             columns[f"trend:{name}"] = level - levels[GLOBAL]
     if (created := catalog.numbers.get("created_at")) is not None:
-        age_days = (now_ms / 1000 - created[batch.rows]) / 86_400
+        age_days = (now_ms / 1000 - created.take(batch.rows)) / 86_400
         known = np.isfinite(age_days)
         columns["age_known"] = known.astype(np.float32)
         columns["log_age_days"] = np.log1p(np.maximum(np.where(known, age_days, 0), 0)).astype(np.float32)
     for name, numbers in catalog.numbers.items():
-        columns[f"number:{name}"] = np.nan_to_num(numbers[batch.rows]).astype(np.float32)
+        columns[f"number:{name}"] = np.nan_to_num(numbers.take(batch.rows)).astype(np.float32)
     return columns
 
 
@@ -187,7 +187,7 @@ def _affinities(batch: CandidateBatch, history: History, catalog: Catalog) -> di
         "creator_affinity": _affinity(batch, history, creators),
     }
     if (prices := catalog.numbers.get("price")) is not None:
-        columns["price_ratio"] = _price_ratio(prices[batch.rows], prices[history.rows])
+        columns["price_ratio"] = _price_ratio(prices.take(batch.rows), prices[history.rows])
     return columns
 
 
@@ -209,5 +209,5 @@ def _affinity(batch: CandidateBatch, history: History, column: CodeColumn | None
     totals = np.bincount((codes + 1).ravel(), np.repeat(history.weights, codes.shape[1]), len(column.vocabulary) + 1)
     totals[0] = 0
     shares = (totals / max(float(history.weights.sum()), 1e-9)).astype(np.float32)
-    own = column.codes[batch.rows] + 1
+    own = column.codes.take(batch.rows, axis=0) + 1
     return np.asarray(shares[own].sum(axis=1) / np.maximum(np.count_nonzero(own, axis=1), 1), np.float32)

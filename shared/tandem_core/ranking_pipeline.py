@@ -41,7 +41,7 @@ class Slate:
     """The list to show, best first: scores never increase down the list; a tuple of reasons per item.
 
     propensities: float64 [k], 0 where chance took no part. stages: where a trace was asked for, what each stage made of
-    the candidates: "retrieval", "ranker" where it ran, then the rules.
+    the candidates: "retrieval", "ranker" where it ran, "served" where items were lowered as shown lately, the rules.
     teams: whose item each is where two lists are mixed ("" for nobody's); empty where none are. See interleaving.
     """
 
@@ -129,8 +129,8 @@ class RankingPipeline:
         self, query: Query, retrieved: Retrieved, user: User, budget: Budget, *, trace: bool = False
     ) -> Slate:
         policy, chain = self._policy(query), self.chain(query)
-        batch, skipped = self._score(retrieved.candidates, query, policy, user, budget)
-        batch = self._served(batch, query, policy)
+        scored, skipped = self._score(retrieved.candidates, query, policy, user, budget)
+        batch = self._served(scored, query, policy)
         diverse = budget.remaining() >= policy.diversity_needs_s
         with observe.stage("rules"):
             arranged = chain.apply(batch, rule_request(query, user), with_diversity=diverse, trace=trace)
@@ -147,13 +147,14 @@ class RankingPipeline:
             degradations=(*retrieved.degradations, *skipped, *arranged.relaxed),
             empty_reason=empty,
             propensities=arranged.propensities,
-            stages=_traced(retrieved.candidates, batch, arranged.stages) if trace else (),
+            stages=(*_traced(retrieved.candidates, scored, batch), *arranged.stages[1:]) if trace else (),
         )
 
     def _with_named_items(self, batch: CandidateBatch, query: Query, user: User) -> CandidateBatch:
         """Add the items that rules name and no source found, if the request may have them."""
         rows = self.chain(query).named_rows(rule_request(query, user))
-        rows = rows[~np.isin(rows, batch.rows)]
+        if len(rows):
+            rows = rows[~np.isin(rows, batch.rows)]
         if not len(rows):
             return batch
         rows = rows[eligibility(self.bundle, query, user).keep(rows)]
@@ -215,13 +216,18 @@ class RankingPipeline:
         return batch
 
 
-def _traced(found: CandidateBatch, scored: CandidateBatch, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Return the stages from retrieval on: what the chain was given is the ranker's order, where the ranker ran."""
-    at = order(found.scores, found.rows)
-    first = Stage("retrieval", found.rows[at], found.scores[at])
-    if scored is found:
-        return (first, *stages[1:])
-    return (first, replace(stages[0], name="ranker"), *stages[1:])
+def _traced(found: CandidateBatch, scored: CandidateBatch, served: CandidateBatch) -> tuple[Stage, ...]:
+    """Return the stages before the rules, those alone that changed a score."""
+    stages = [_stage("retrieval", found)]
+    for name, before, after in (("ranker", found, scored), ("served", scored, served)):
+        if after.scores is not before.scores:
+            stages.append(_stage(name, after))
+    return tuple(stages)
+
+
+def _stage(name: str, batch: CandidateBatch) -> Stage:
+    at = order(batch.scores, batch.rows)
+    return Stage(name, batch.rows[at], batch.scores[at])
 
 
 def rule_request(query: Query, user: User) -> RuleRequest:

@@ -20,6 +20,11 @@ from tandem_core.manifest import Manifest, read_manifest, verify_files
 _BUNDLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+def is_bundle_id(text: str) -> bool:
+    """Return whether a bundle may be called so."""
+    return _BUNDLE_ID.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Current:
     """What the pointer says; previous is empty when there is none."""
@@ -36,7 +41,7 @@ class Registry:
 
     def path_of(self, bundle_id: str) -> Path:
         """Return the folder of a bundle; raises NotFound for names that cannot be bundle ids."""
-        if not _BUNDLE_ID.fullmatch(bundle_id):
+        if not is_bundle_id(bundle_id):
             raise NotFound(f"{bundle_id!r} is no bundle id")
         return self.root / "bundles" / bundle_id
 
@@ -57,7 +62,7 @@ class Registry:
         """Return the ids of all bundles, newest first (ids begin with their time)."""
         folder = self.root / "bundles"
         names = (path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
-        return sorted((name for name in names if _BUNDLE_ID.fullmatch(name)), reverse=True)
+        return sorted((name for name in names if is_bundle_id(name)), reverse=True)
 
     def new_staging(self, name: str) -> Path:
         """Return a fresh folder to write a bundle in, after removing what dead processes left behind."""

@@ -115,11 +115,11 @@ class _Build:
         if (penalty := policy.group_penalty) is not None and self._has("group_penalty", penalty.column):
             rules.append(Named("group_penalty", GroupPenalty(penalty.column, penalty.weight)))
         if (mmr := policy.mmr) is not None and self._has_similarity("mmr", mmr.similarity):
-            rules.append(Named("mmr", Mmr(mmr.lambda_relevance, mmr.pool_size, mmr.similarity)))
+            rules.append(Named("mmr", Mmr(mmr.lambda_relevance, mmr.pool_size, mmr.similarity, mmr.kept)))
         if (dpp := policy.dpp) is not None and self._has_similarity("dpp", dpp.similarity):
-            rules.append(Named("dpp", Dpp(dpp.theta, dpp.pool_size, dpp.similarity)))
+            rules.append(Named("dpp", Dpp(dpp.theta, dpp.pool_size, dpp.similarity, dpp.kept)))
         if (calibrated := policy.calibrated) is not None and self._has("calibrated", "categories"):
-            rules.append(Named("calibrated", Calibrated(calibrated.weight, calibrated.pool_size)))
+            rules.append(Named("calibrated", Calibrated(calibrated.weight, calibrated.pool_size, calibrated.kept)))
         return tuple(rules)
 
     def slots(self) -> tuple[ClaimRule, ...]:
@@ -132,7 +132,8 @@ class _Build:
                 self._left_out("cold_slots", f"no number column 'created_at' in bundle {self._bundle.id}")
         if (explore := self._policy.exploration) is not None:
             rates = _rates(explore.click_rates)
-            rules.append(Exploration(explore.slots(), explore.weight, explore.pool_size, rates))
+            by_ranker = explore.by == "ranker"
+            rules.append(Exploration(explore.slots(), explore.weight, explore.pool_size, rates, by_ranker))
         return tuple(rules)
 
     def promotions(self) -> tuple[Promotion, ...]:

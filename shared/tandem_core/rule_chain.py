@@ -31,6 +31,7 @@ from tandem_core.rules.base import (
     Scores,
 )
 from tandem_core.rules.caps import Cap
+from tandem_core.rules.exploration import Exploration, RankerScores
 from tandem_core.rules.pins import Pin
 from tandem_core.rules.policy_filters import PolicyFilter
 from tandem_core.rules.promotions import Promotion
@@ -167,11 +168,18 @@ class RuleChain:
         return filled, (*self.unusable, *self._without_heads(given), *misplaced, *broken, *missed)
 
     def _without_heads(self, given: Given) -> list[Degradation]:
-        """Return what must be said where the placement weighs heads that the ranker gave no scores of."""
-        return [
+        """Return what must be said where the placement reads heads that the ranker gave no scores of."""
+        if not len(given):
+            return []
+        lacking = [
             _relaxed(named.name, f"the ranker gave no {', '.join(missing)}: its own score was used")
             for named in self.scoring
-            if isinstance(named.rule, ValueWeights) and len(given) and (missing := named.rule.missing(given))
+            if isinstance(named.rule, ValueWeights) and (missing := named.rule.missing(given))
+        ]
+        return lacking + [
+            _relaxed(rule.name, "the ranker did not say how sure it is: click rates were used")
+            for rule in self.slots
+            if isinstance(rule, Exploration) and rule.by_ranker and not RankerScores.known(given)
         ]
 
     def _pinned(self, given: Given) -> tuple[dict[int, int], list[Degradation]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -40,6 +40,7 @@ class MmrSettings(Settings):
 
     lambda_relevance: float = Field(default=0.97, ge=0, le=1)  # 1 = relevance alone, 0 = diversity alone
     pool_size: int = Field(default=100, ge=1, le=2000)  # candidates looked at, best first
+    kept: int = Field(default=0, ge=0, le=MOST_SLOTS)  # slots at the top that go by score alone
     similarity: Similarity = "vectors"
 
 
@@ -48,6 +49,7 @@ class DppSettings(Settings):
 
     theta: float = Field(default=0.9, ge=0, le=1)  # 1 = relevance alone, 0 = diversity alone
     pool_size: int = Field(default=150, ge=1, le=2000)
+    kept: int = Field(default=0, ge=0, le=MOST_SLOTS)
     similarity: Similarity = "vectors"
 
 
@@ -56,6 +58,7 @@ class CalibratedSettings(Settings):
 
     weight: float = Field(default=0.1, ge=0, le=1)  # 0 = relevance alone, 1 = the history's categories alone
     pool_size: int = Field(default=100, ge=1, le=2000)
+    kept: int = Field(default=0, ge=0, le=MOST_SLOTS)
 
 
 class CapSettings(Settings):
@@ -302,4 +305,5 @@ class ExplorationSettings(SlotsSettings):
     every: int = Field(default=10, ge=1, le=MOST_SLOTS)
     weight: float = Field(default=0.1, ge=0, le=1)
     pool_size: int = Field(default=20, ge=1, le=200)
+    by: Literal["clicks", "ranker"] = "clicks"  # what the choice believes: click rates, or how sure the ranker is
     click_rates: ClickRateSettings = ClickRateSettings()

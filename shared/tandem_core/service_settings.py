@@ -34,7 +34,8 @@ class ServiceSettings(SecuritySettings):
     reflection: bool = True
     metrics_port: int | None = Field(default=None, ge=0, le=65535)  # HTTP: /metrics, /healthz; no metrics without it
     audit_s: float = Field(default=60.0, gt=0)  # between looks at the indexes' recall, window of the items shown
-    otlp_endpoint: str = ""  # of a collector, such as http://collector:4318/v1/traces; "": no traces
+    # Of a collector, such as http://collector:4318/v1/traces; "": no traces. It may hold a password.
+    otlp_endpoint: str = Field(default="", repr=False)
     trace_ratio: float = Field(default=0.01, ge=0, le=1)  # of calls whose callers have not decided
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 

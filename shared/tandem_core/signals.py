@@ -28,7 +28,7 @@ class Metric(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-# Of requests, noted by `observe`; observed or added to when a request ends.
+# Of requests, noted by `observe`; written every second.
 HISTOGRAMS = {
     "rpc_seconds": Metric("From a call's arrival to its answer, the wait for a thread included", ("rpc", "code")),
     "stage_seconds": Metric("One stage of a request", ("stage",)),
@@ -48,6 +48,9 @@ COUNTERS = {
 GAUGES = {
     "calls_held": Metric("Calls at work or waiting, of all workers"),
     "calls_waiting": Metric("Calls that wait for a thread, of all workers"),
+    "store_lag_seconds": Metric(
+        "How long requests have not seen all live items: the store is gone, or more changed than they take in at once"
+    ),
     "bundle_info": Metric("1 for each bundle that a worker serves", ("bundle_id",)),
     "bundle_age_seconds": Metric("Since the oldest bundle that serves was trained"),
     "bundle_refused": Metric("1 while the registry points to a bundle that failed its checks"),

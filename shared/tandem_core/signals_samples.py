@@ -6,6 +6,7 @@ A file per worker and bundle, written through the page cache: a worker pays micr
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,16 @@ class SampleWriter:
         self._items_of = items_of
         self._shown: dict[str, NDArray[np.int32]] = {}
         self._searches: dict[tuple[str, str], NDArray[np.void]] = {}
-        self._count = 0
+        self._kept: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def shown(self, bundle_id: str, rows: NDArray[np.int32]) -> None:
-        """Count a list: rows int32 [k], none twice. Rows that are not of the bundle's catalogue are left out."""
+        """Count lists: rows int32 [k] of them all. Rows that are not of the bundle's catalogue are left out."""
         with self._lock:
             if (counts := self._shown.get(bundle_id)) is None:
                 path = self._folder / "shown" / bundle_id / self._name
                 counts = self._shown[bundle_id] = _create(path, np.dtype(np.int32), self._items_of(bundle_id))
-            counts[rows[(rows >= 0) & (rows < len(counts))]] += 1
+            np.add.at(counts, rows[(rows >= 0) & (rows < len(counts))], 1)
 
     def searched(self, bundle_id: str, source: str, vector: NDArray[np.float32], rows: NDArray[np.int32]) -> None:
         """Keep a search. vector: float32 [D]. rows: int32 [k], best first."""
@@ -45,9 +46,9 @@ class SampleWriter:
                 path = self._folder / "searches" / bundle_id / source / self._name
                 kept = self._searches[bundle_id, source] = _create(path, kind, KEPT_SEARCHES)
             k = min(len(rows), DEEPEST)
-            slot = kept[self._count % KEPT_SEARCHES]
+            slot = kept[self._kept[bundle_id, source] % KEPT_SEARCHES]
             slot["vector"], slot["rows"][:k], slot["k"] = vector, rows[:k], k
-            self._count += 1
+            self._kept[bundle_id, source] += 1
 
 
 def _create(path: Path, kind: np.dtype[Any], n: int) -> NDArray[Any]:

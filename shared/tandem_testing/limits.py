@@ -92,13 +92,13 @@ def context(message: context_pb2.RequestContext, field: str = "context") -> list
     for i, each in enumerate(message.experiments):
         wrong += text(f"{field}.experiments[{i}].experiment", each.experiment, 128, least=1)
         wrong += text(f"{field}.experiments[{i}].variant", each.variant, 128, least=1)
-    wrong += _attributes(f"{field}.user_attributes", message.user_attributes)
-    wrong += _attributes(f"{field}.context", message.context)
+    wrong += attributes(f"{field}.user_attributes", message.user_attributes)
+    wrong += attributes(f"{field}.context", message.context)
     wrong += length(f"{field}.recent_events", message.recent_events, MOST_RECENT_EVENTS)
     for i, event in enumerate(message.recent_events[:MOST_RECENT_EVENTS]):
         wrong += _event(f"{field}.recent_events[{i}]", event)
     if message.HasField("event_time"):
-        wrong += _time(f"{field}.event_time", message.event_time)
+        wrong += time(f"{field}.event_time", message.event_time)
         if message.event_time.seconds < 0:
             wrong.append((f"{field}.event_time", "is before 1970"))
     return wrong
@@ -112,20 +112,22 @@ def _event(field: str, event: context_pb2.UserEvent) -> list[Violation]:
     wrong = text(f"{field}.item_id", event.item_id, 256, least=1)
     wrong += text(f"{field}.event_type", event.event_type, 64)
     wrong += event_value(f"{field}.value", event.value)
-    return wrong + (_time(f"{field}.timestamp", event.timestamp) if event.HasField("timestamp") else [])
+    return wrong + (time(f"{field}.timestamp", event.timestamp) if event.HasField("timestamp") else [])
 
 
-def _time(field: str, time: timestamp_pb2.Timestamp) -> list[Violation]:
+def time(field: str, message: timestamp_pb2.Timestamp) -> list[Violation]:
+    """Check that a message is a time at all."""
     try:
-        time.ToMilliseconds()
+        message.ToMilliseconds()
     except ValueError:
         return [(field, "is no time between the years 1 and 9999")]
     return []
 
 
-def _attributes(field: str, attributes: Sequence[attribute_pb2.Attribute]) -> list[Violation]:
-    wrong = length(field, attributes, MOST_CONTEXT_ATTRIBUTES)
-    for i, attribute in enumerate(attributes):
+def attributes(field: str, given: Sequence[attribute_pb2.Attribute]) -> list[Violation]:
+    """Check attributes of a user or a request."""
+    wrong = length(field, given, MOST_CONTEXT_ATTRIBUTES)
+    for i, attribute in enumerate(given):
         at = f"{field}[{i}]"
         wrong += text(f"{at}.name", attribute.name, 64, least=1)
         kind = attribute.WhichOneof("value")

@@ -87,6 +87,7 @@ def stub_set(catalogue: Sequence[str] | None = None, bundle_id: str = BUNDLE_ID,
     return StubSet(
         StubRetrieval(item_ids, bundle_id),
         StubRanking(item_ids, bundle_id),
+        catalog=StubCatalog(item_ids),
         bundles=StubBundles([bundle_id]),
         flap_health_s=flap_health_s,
     )

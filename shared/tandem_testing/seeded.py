@@ -39,6 +39,11 @@ def readable_ids(n: int = 1000, seed: int = 0) -> list[str]:
     return [pairs[i % len(pairs)] + (f"-{i // len(pairs) + 1}" if i >= len(pairs) else "") for i in range(n)]
 
 
+def title_of(item_id: str) -> str:
+    """Return a title for an id such as "quiet-river"."""
+    return item_id.replace("-", " ").title()
+
+
 def seed_of(*parts: str | bytes) -> int:
     """Return a 64-bit seed of texts, the same in every process (unlike hash())."""
     digest = hashlib.blake2b(digest_size=8)

@@ -89,7 +89,7 @@ class StubBundles(
         )
 
     def _activate(self, request: bundle_pb2.ActivateBundleRequest, script: Script) -> bundle_pb2.ActivateBundleResponse:
-        limits.refuse_if(limits.text("bundle_id", request.bundle_id, 128, least=1))
+        limits.refuse_if([] if request.bundle_id else [("bundle_id", "is required")])
         if request.bundle_id not in self._bundle_ids:
             raise Refusal(grpc.StatusCode.NOT_FOUND, f"no bundle {request.bundle_id!r}")
         with self._lock:

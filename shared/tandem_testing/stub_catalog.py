@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import grpc
@@ -13,6 +13,9 @@ from tandem.common.v1 import degradation_pb2
 from tandem_testing import limits
 from tandem_testing.refusal import Refusal, Violation
 from tandem_testing.script import Script, ScriptedStub
+from tandem_testing.seeded import title_of
+
+_OWN_FIELDS = ("categories", "creator", "created_at", "price")  # columns that are fields of an item, not attributes
 
 
 class StubCatalog(
@@ -30,11 +33,15 @@ class StubCatalog(
 ):
     """Plays every call of CatalogService; what is stored stays here and does not reach other stubs.
 
-    A call that the script fails stores nothing. Every attribute name counts as declared. `reset` forgets all.
+    A call that the script fails stores nothing. Every attribute name counts as declared, of any kind. `reset` forgets
+    all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, catalogue: Sequence[str] = ()) -> None:
+        """catalogue: ids of items that are there without having been upserted, as those of a bundle are."""
         super().__init__()
+        self._bundled = frozenset(catalogue)
+        self._deleted: set[str] = set()
         self._items: dict[str, catalog_pb2.Item] = {}
         self._users: dict[str, catalog_pb2.User] = {}
 
@@ -55,6 +62,7 @@ class StubCatalog(
         with self._lock:
             self._items = {}
             self._users = {}
+            self._deleted = set()
 
     def UpsertItems(
         self, request: catalog_pb2.UpsertItemsRequest, context: grpc.ServicerContext
@@ -89,6 +97,7 @@ class StubCatalog(
             if not wrong:
                 with self._lock:
                     self._items[item.item_id] = item
+                    self._deleted.discard(item.item_id)
         return catalog_pb2.UpsertItemsResponse(results=results)
 
     def _delete_items(self, request: catalog_pb2.DeleteItemsRequest, script: Script) -> catalog_pb2.DeleteItemsResponse:
@@ -99,11 +108,15 @@ class StubCatalog(
             if not wrong:
                 with self._lock:
                     self._items.pop(item_id, None)
+                    self._deleted.add(item_id)
         return catalog_pb2.DeleteItemsResponse(results=results)
 
     def _get_item(self, request: catalog_pb2.GetItemRequest, script: Script) -> catalog_pb2.GetItemResponse:
         limits.refuse_if(limits.text("item_id", request.item_id, 256, least=1))
-        item = self.items.get(request.item_id)
+        with self._lock:
+            item = self._items.get(request.item_id)
+            if item is None and request.item_id in self._bundled - self._deleted:
+                item = catalog_pb2.Item(item_id=request.item_id, title=title_of(request.item_id))
         if item is None:
             raise Refusal(grpc.StatusCode.NOT_FOUND, f"no item {request.item_id!r} in the catalogue")
         return catalog_pb2.GetItemResponse(item=item)
@@ -113,7 +126,7 @@ class StubCatalog(
         results = []
         for i, user in enumerate(request.users):
             wrong = limits.text(f"users[{i}].user_id", user.user_id, 256, least=1)
-            wrong += limits.length(f"users[{i}].attributes", user.attributes, 64)
+            wrong += limits.attributes(f"users[{i}].attributes", user.attributes)
             results.append(_result(wrong))
             if not wrong:
                 with self._lock:
@@ -134,8 +147,19 @@ def _wrong_item(item: catalog_pb2.Item, field: str) -> list[Violation]:
         *limits.text(f"{field}.title", item.title, 1000),
         *limits.text(f"{field}.text", item.text, 20_000),
         *limits.length(f"{field}.categories", item.categories, 64),
+        *limits.ids(f"{field}.categories", item.categories),
         *limits.text(f"{field}.creator", item.creator, 256),
     ]
     if item.HasField("price") and not 0 <= item.price < math.inf:
         wrong.append((f"{field}.price", "is no finite number of at least 0"))
+    if item.HasField("created"):
+        wrong += limits.time(f"{field}.created", item.created)
+    wrong += limits.attributes(f"{field}.attributes", item.attributes)
+    before = set()
+    for i, attribute in enumerate(item.attributes):
+        if attribute.name in _OWN_FIELDS:
+            wrong.append((f"{field}.attributes[{i}].name", f"{attribute.name!r} is a field of the item: set it there"))
+        if attribute.name in before:
+            wrong.append((f"{field}.attributes[{i}].name", f"names {attribute.name!r} twice"))
+        before.add(attribute.name)
     return wrong

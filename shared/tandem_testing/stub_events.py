@@ -17,6 +17,7 @@ from tandem_testing.script import Script, ScriptedStub
 from tandem_testing.seeded import seed_of
 
 _DAY_S = 86_400
+_IMPRESSION = "impression"
 
 
 class StubEvents(
@@ -28,6 +29,8 @@ class StubEvents(
 ):
     """Plays every call of EventService: stores in memory, knows an insert_id it has seen, forgets users.
 
+    It keeps no decisions and no attributes of users, so that a receipt never counts any.
+
     A call that the script fails stores nothing. `reset` forgets the events too.
     """
 
@@ -35,6 +38,8 @@ class StubEvents(
         super().__init__()
         self._events: list[events_pb2.Event] = []
         self._inserted: set[str] = set()
+        self._forgotten: dict[str, float] = {}  # user -> when, seconds since 1970
+        self._receipts = 0
 
     @property
     def events(self) -> Sequence[events_pb2.Event]:
@@ -47,6 +52,7 @@ class StubEvents(
         with self._lock:
             self._events = []
             self._inserted = set()
+            self._forgotten = {}
 
     def WriteEvents(
         self, request: events_pb2.WriteEventsRequest, context: grpc.ServicerContext
@@ -70,11 +76,11 @@ class StubEvents(
 
     def _stored(self, event: events_pb2.Event, place: int) -> events_pb2.EventResult:
         if wrong := _wrong(event, f"events[{place}]"):
-            field, description = wrong[0]
-            violation = degradation_pb2.FieldViolation(field=field, description=description)
-            return events_pb2.EventResult(outcome=events_pb2.EVENT_OUTCOME_REFUSED, violation=violation)
+            return _refused(*wrong[0])
         if event.insert_id and event.insert_id in self._inserted:
             return events_pb2.EventResult(outcome=events_pb2.EVENT_OUTCOME_DUPLICATE)
+        if event.HasField("timestamp") and event.timestamp.ToSeconds() < self._forgotten.get(event.user_id, 0):
+            return _refused(f"events[{place}].timestamp", "is from before the user was forgotten")
         self._inserted.add(event.insert_id)
         kept = events_pb2.Event()
         kept.CopyFrom(event)
@@ -85,15 +91,24 @@ class StubEvents(
 
     def _forget(self, request: events_pb2.ForgetUserRequest, script: Script) -> events_pb2.ForgetUserResponse:
         limits.refuse_if(limits.text("user_id", request.user_id, 256, least=1))
-        with self._lock:
-            kept = [event for event in self._events if event.user_id != request.user_id]
-            deleted = len(self._events) - len(kept)
-            self._events = kept
         now = timestamp_pb2.Timestamp()
         now.GetCurrentTime()
+        with self._lock:
+            gone = [event for event in self._events if event.user_id == request.user_id]
+            self._events = [event for event in self._events if event.user_id != request.user_id]
+            self._inserted -= {event.insert_id for event in gone}
+            self._forgotten[request.user_id] = now.ToSeconds()
+            self._receipts += 1
+            receipt_id = f"stub-{seed_of(request.user_id, str(self._receipts)):016x}"
+        shown = sum(event.event_type == _IMPRESSION for event in gone)
         return events_pb2.ForgetUserResponse(
-            receipt_id=f"stub-{seed_of(request.user_id):016x}", deleted_events=deleted, forgotten=now
+            receipt_id=receipt_id, deleted_events=len(gone) - shown, deleted_impressions=shown, forgotten=now
         )
+
+
+def _refused(field: str, description: str) -> events_pb2.EventResult:
+    violation = degradation_pb2.FieldViolation(field=field, description=description)
+    return events_pb2.EventResult(outcome=events_pb2.EVENT_OUTCOME_REFUSED, violation=violation)
 
 
 def _wrong(event: events_pb2.Event, field: str) -> list[Violation]:
@@ -106,8 +121,10 @@ def _wrong(event: events_pb2.Event, field: str) -> list[Violation]:
         *limits.text(f"{field}.session_id", event.session_id, 256),
         *limits.event_value(f"{field}.value", event.value),
     ]
-    if event.HasField("timestamp") and not 0 <= event.timestamp.seconds <= time.time() + _DAY_S:
-        wrong.append((f"{field}.timestamp", "is before 1970, or more than a day in the future"))
+    if event.HasField("timestamp"):
+        wrong += limits.time(f"{field}.timestamp", event.timestamp)
+        if not 0 <= event.timestamp.seconds <= time.time() + _DAY_S:
+            wrong.append((f"{field}.timestamp", "is before 1970, or more than a day in the future"))
     if event.position < 0:
         wrong.append((f"{field}.position", f"is {event.position}; 1 is the top, 0 means unknown"))
     return wrong

@@ -24,6 +24,7 @@ from tandem_testing.seeded import (
     request_id_of,
     seed_of,
     taste_of,
+    title_of,
 )
 from tandem_testing.stub_retrieval import serving_state
 
@@ -126,9 +127,9 @@ class StubRanking(
     def _explain(self, request: ranking_pb2.ExplainItemRequest, script: Script) -> ranking_pb2.ExplainItemResponse:
         """Tell where an item stands in the list that Recommend gives, or which part of the request took it out."""
         limits.refuse_if(limits.text("item_id", request.item_id, 256, least=1))
+        slate = self._seeded_slate(request.request, script)
         if request.item_id not in self._catalogue.row_of:
             raise Refusal(grpc.StatusCode.NOT_FOUND, f"no item {request.item_id!r} in the catalogue")
-        slate = self._seeded_slate(request.request, script)
         position = next((item.position for item in slate.items if item.item_id == request.item_id), 0)
         response = ranking_pb2.ExplainItemResponse(position=position, bundle_id=self.bundle_id)
         if position:
@@ -136,8 +137,10 @@ class StubRanking(
             response.parts.add(stage="ranker", after=item.score, position_after=position)
         elif request.item_id in request.request.exclude_item_ids:
             response.lost_at = "filter:exclude_item_ids"
+        elif request.item_id in _seen(request.request):
+            response.lost_at = "filter:seen"
         else:
-            response.lost_at = "cut"
+            response.lost_at = "score"
         return response
 
     def _seeded_ranking(self, request: ranking_pb2.RankRequest, script: Script) -> ranking_pb2.RankResponse:
@@ -162,9 +165,7 @@ class StubRanking(
 
     def _find(self, request: ranking_pb2.RecommendRequest) -> list[Candidate]:
         wanted = request.max_results or limits.DEFAULT_RESULTS
-        excluded = [*request.exclude_item_ids]
-        if request.seen_policy.interacted in (filter_pb2.SEEN_MODE_UNSPECIFIED, filter_pb2.SEEN_MODE_EXCLUDE):
-            excluded += interacted_ids(request.context)
+        excluded = [*request.exclude_item_ids, *_seen(request)]
         taste = taste_of(request.context) + (request.context.placement or "default")
         plans = [Plan(source, limits.DEFAULT_CANDIDATES) for source in SOURCES]
         return self._catalogue.candidates(
@@ -210,6 +211,12 @@ class StubRanking(
         return f"{seed_of(request_id, self.bundle_id):016x}"
 
 
+def _seen(request: ranking_pb2.RecommendRequest) -> list[str]:
+    """Return the items that the seen policy keeps out of the list."""
+    out = request.seen_policy.interacted in (filter_pb2.SEEN_MODE_UNSPECIFIED, filter_pb2.SEEN_MODE_EXCLUDE)
+    return interacted_ids(request.context) if out else []
+
+
 def _declared(script: Script, validate_only: bool) -> list[degradation_pb2.Degradation]:
     """Return what the script declares, and that the items are a dummy where the request asks for one."""
     dummy = degradation_pb2.Degradation(kind=degradation_pb2.DEGRADATION_KIND_VALIDATE_ONLY)
@@ -238,7 +245,7 @@ def _reasons(candidate: Candidate, own: Sequence[str]) -> list[ranking_pb2.Reaso
 
 
 def _attributes(item_id: str, names: Sequence[str]) -> list[attribute_pb2.Attribute]:
-    values = {"item_id": item_id, "title": item_id.replace("-", " ").title()}
+    values = {"item_id": item_id, "title": title_of(item_id)}
     return [attribute_pb2.Attribute(name=name, string_value=values[name]) for name in names if name in values]
 
 

@@ -129,6 +129,7 @@ class StubRetrieval(
         limits.refuse_if(
             limits.length("item_ids", request.item_ids, limits.MOST_GIVEN_ITEMS, least=1),
             limits.ids("item_ids", request.item_ids),
+            limits.filter_of(request),
             limits.count("max_results", request.max_results, limits.DEFAULT_RESULTS, limits.MOST_RESULTS),
         )
         if unknown := [item_id for item_id in request.item_ids if item_id not in self._catalogue.row_of]:

@@ -122,7 +122,7 @@ def ranking_servicer(
 ) -> Iterator[RankingServicer]:
     """Asks a retrieval service of its own, over a real socket."""
     with serve(retrieval_servicer, interceptors=[ErrorInterceptor()]) as retrieval:
-        client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=10.0)
+        client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=60.0)
         yield RankingServicer(
             holding_both(two_bundles, lambda bundle: RankingPipeline(bundle, EXPERIMENTS.policies)),
             store,
@@ -194,9 +194,9 @@ def refused() -> Callable[..., Refused]:
 
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Any]:
-    """until(ask, timeout_s=10) asks again and again until the answer is true, and returns it."""
+    """until(ask, timeout_s=60) asks again and again until the answer is true, and returns it."""
 
-    def poll(ask: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    def poll(ask: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         deadline = time.monotonic() + timeout_s
         while not (answer := ask()):
             assert time.monotonic() < deadline, f"not true within {timeout_s} s"

@@ -5,17 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from typer.testing import CliRunner
 
+from tandem.common.v1 import filter_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem_cli.main import app
+from tandem_core.bundle import load_bundle
 from tandem_core.decision_log import DecisionLog, read_decisions, segments, write_policies
+from tandem_core.experiments import Experiments
 from tandem_core.grpc_errors import ErrorInterceptor
+from tandem_core.policy import PlacementPolicy
+from tandem_core.ranking_pipeline import RankingPipeline
 from tandem_core.registry import Registry
+from tandem_core.serving_bundles import Held
 from tandem_ranking.decision_notes import DecisionNotes
 from tandem_ranking.servicer import RankingServicer
 from tandem_testing import serve
@@ -72,6 +79,22 @@ def test_what_is_not_eligible_is_named(stub: Stub, seen_by: Callable[[str], set[
     assert explained(stub, "i006", cheap).lost_at == "filter:price"
 
 
+def test_what_was_shown_lately_is_named_where_the_request_leaves_it_out_and_lowered_where_it_does_not(
+    stub: Stub,
+) -> None:
+    plain = request_of(placement="plain")
+    top = ids(stub.Recommend(plain))[0]
+    before = [part.stage for part in explained(stub, top, plain).parts]
+    lately = request_of(placement="plain", seen_policy={"served_within": {"seconds": 3600}})
+    lately.context.recent_events.add(item_id=top, event_type="impression")
+    stages = [part.stage for part in explained(stub, top, lately).parts]
+    assert "served" not in before
+    assert [stage for stage in stages if stage != "served"] == before
+    assert "served" in stages
+    lately.seen_policy.served_mode = filter_pb2.SEEN_MODE_EXCLUDE
+    assert explained(stub, top, lately).lost_at == "filter:served"
+
+
 def test_what_stood_too_low_is_told_from_what_a_rule_took_out(stub: Stub) -> None:
     plain, capped = request_of(placement="plain", max_results=40), request_of(placement="capped", max_results=40)
     top = ids(stub.Recommend(plain))
@@ -88,6 +111,30 @@ def test_an_item_that_no_source_found_has_no_rank_and_one_cut_off_has(stub: Stub
     # Few candidates are asked for, so that most items are no candidates; the plans of the bundle name the sources.
     lost = {explained(stub, f"i{i:03}", request_of("nobody", "plain")).lost_at for i in range(1, 300, 37)}
     assert lost <= {"", "score", "merge", "source"}
+
+
+def test_a_ranking_that_holds_no_source_knows_which_of_them_found_an_item(
+    two_bundles: Registry, ranking_servicer: RankingServicer
+) -> None:
+    """As the service runs: the sources that learned from behaviour are retrieval's alone."""
+    policies = {"default": PlacementPolicy(recency=None, mmr=None, cold_items=None, candidates=10)}
+    bundle = load_bundle(two_bundles.path_of("newer"), retrieval=False)
+    held = Held("newer", "", (("newer", RankingPipeline(bundle, policies)),), "", "")
+    alone = RankingServicer(
+        SimpleNamespace(held=held),  # type: ignore[arg-type]  # bundles that stay as they are
+        ranking_servicer._store,
+        ranking_servicer._retrieval,
+        Experiments(("default",), policies, {}),
+    )
+    with serve(alone, interceptors=[ErrorInterceptor()]) as running:
+        stub = Stub(running.channel)
+        request = request_of(max_results=10)
+        listed = ids(stub.Recommend(request))
+        others = [item_id for item_id in bundle.catalog.item_ids if item_id not in listed][:60]
+        found = [explained(stub, item_id, request) for item_id in others]
+    assert {each.lost_at for each in found} <= {"filter:seen", "merge", "source", "score"}
+    stages = {part.stage for each in found if each.lost_at == "merge" for part in each.parts}
+    assert {"source:two_tower", "source:als"} <= stages
 
 
 def test_an_unknown_item_is_not_found_and_a_missing_id_refused(stub: Stub, refused: Callable[..., Any]) -> None:
@@ -145,10 +192,12 @@ def test_every_decision_replays_to_the_bit(recorded: Path, two_bundles: Registry
     done = CliRunner().invoke(app, ["replay", str(recorded), "--registry", str(two_bundles.root)])
     assert done.exit_code == 0, done.output
     decisions = list(read_decisions(segments(recorded)))
-    n = sum(decision.retrieved is not None for decision in decisions)
-    mixed = [decision for decision in decisions if "interleaved" in decision.experiments.values()]
-    assert len(decisions) - n == len(mixed), "only mixed lists cannot be made again"
+    n = len(decisions)
+    assert all(decision.retrieved is not None for decision in decisions)
     assert ("order", "popular") in {pair for decision in decisions for pair in decision.experiments.items()}
+    mixed = [decision for decision in decisions if "interleaved" in decision.experiments.values()]
+    assert mixed
+    assert all(len(decision.teams) == 2 and set(decision.shown.teams) - {""} for decision in mixed)
     assert f"{n} of {n} replayed decisions are identical" in done.output
 
 
@@ -172,6 +221,7 @@ def test_other_rules_are_previewed_on_recorded_requests(recorded: Path, two_bund
     assert done.exit_code == 0, done.output
     assert "would look different" in done.output
     assert "left out" in done.output  # placements that the file does not have
+    assert "does not have it" in done.output
     same = tmp_path / "same.toml"
     same.write_text("")
     unchanged = CliRunner().invoke(app, [*arguments[:3], str(same), *arguments[4:]])

@@ -61,7 +61,7 @@ def serving(retrieval_servicer: Any, store: SqliteStore) -> Serving:
         )
         bundles.refresh()
         with serve(retrieval_servicer, interceptors=[ErrorInterceptor()]) as retrieval:
-            client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=10.0)
+            client = RetrievalClient(f"ipv4:{retrieval.address}", timeout_s=60.0)
             servicer = RankingServicer(bundles, store, client, make_experiments({}, policies, "test"))
             with serve(servicer, interceptors=[ErrorInterceptor()]) as ranking:
                 options = [("grpc.enable_http_proxy", 0)]

@@ -73,23 +73,32 @@ def admin_registered(registry: Registry, server: grpc.Server) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def running(two_bundles: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Offered]]:
-    """Both services, the writer and the admin port, as their processes build them."""
+def running(publish_copy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Offered]]:
+    """Both services, the writer and the admin port, as their processes build them.
+
+    Over a registry of their own: every method is called, RollbackBundle too.
+    """
+    registry = Registry(tmp_path_factory.mktemp("surface-registry"))
+    publish_copy(registry, "older")
+    publish_copy(registry, "newer")
     common: dict[str, Any] = {
         "port": 0,
-        "registry": two_bundles.root,
+        "registry": registry.root,
         "store": f"sqlite:///{tmp_path_factory.mktemp('surface') / 'store.db'}",
         "drain_s": 0.0,
     }
+    policies = tmp_path_factory.mktemp("policies") / "policies.toml"
+    policies.write_text(POLICIES)
     retrieval = started(RetrievalSettings(**common), retrieval_parts)
     target = f"ipv4:127.0.0.1:{retrieval.port}"
     # Long enough that a busy machine does not turn an ignored field into a fallback.
-    ranking = started(RankingSettings(**common, retrieval_target=target, retrieval_timeout_ms=10_000), ranking_parts)
+    settings = RankingSettings(**common, retrieval_target=target, retrieval_timeout_ms=10_000, policy_file=policies)
+    ranking = started(settings, ranking_parts)
     register, encoders = writer_parts(WriterSettings(**common))
     assert encoders.refresh()
     writer = Service(WriterSettings(**common), register, 0)
     writer.start(serving=True)
-    admin = Service(RetrievalSettings(**common), lambda server: admin_registered(two_bundles, server), 0)
+    admin = Service(RetrievalSettings(**common), lambda server: admin_registered(registry, server), 0)
     admin.start(serving=True)
     services = {RETRIEVAL: retrieval, RANKING: ranking, EVENTS: writer, ADMIN: admin}
     options = [("grpc.enable_http_proxy", 0)]
@@ -123,28 +132,43 @@ def test_every_call_of_the_contract_is_answered_somewhere(running: dict[str, Off
     assert nowhere == set()
 
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "context.session_id": {"context": {"session_id": "s-1"}},
-    "context.context": {"context": {"context": [{"name": "device", "string_value": "phone"}]}},
-    "context.seed": {"context": {"seed": 12345}},
+# A placement that asks for the field, and values of which not all can give the list that none gives.
+ASKED_FOR: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "context.session_id": ("tested", [{"session_id": f"s-{i}"} for i in range(20)]),
+    "context.context": ("by_device", [{"context": [{"name": "device", "string_value": "phone"}]}]),
+    "context.seed": ("explored", [{"seed": i} for i in range(1, 20)]),
 }
+POLICIES = """
+[placements.tested]
+[placements.by_device]
+[[placements.by_device.filters]]
+name = "cheap"
+items = {column = "price", max = 0.0}
+when = {facts = {device = "phone"}}
+[placements.explored]
+exploration = {every = 1, weight = 1.0}
+[experiments.order]
+placement = "tested"
+[experiments.order.variants.plain]
+[experiments.order.variants.popular.policy.popularity_blend]
+few_events = 1.0
+"""
 
 
-def test_fields_that_are_not_built_yet_are_rejected_or_ignored_as_the_readme_says(running: dict[str, Offered]) -> None:
+def test_the_fields_that_the_readme_names_count_where_a_placement_asks_for_them_alone(
+    running: dict[str, Offered],
+) -> None:
     stub = ranking_pb2_grpc.RankingServiceStub(running[RANKING].channel)
-    fixed = {"request_id": "r", "event_time": {"seconds": 1_752_000_000}, "recent_events": [{"item_id": "i007"}]}
-    without = stub.Recommend(ranking_pb2.RecommendRequest(context=fixed))
-    assert not without.degradations
 
-    def treatment(fields: dict[str, Any]) -> str:
-        request = ranking_pb2.RecommendRequest(**fields)
-        request.context.MergeFrom(ranking_pb2.RecommendRequest(context=fixed).context)
-        try:
-            return "ignored" if stub.Recommend(request) == without else "used"
-        except grpc.RpcError as error:
-            return "rejected" if error.code() is grpc.StatusCode.INVALID_ARGUMENT else str(error)
+    def asked(placement: str, fields: dict[str, Any]) -> list[str]:
+        fixed = {"request_id": "r", "event_time": {"seconds": 1_752_000_000}, "recent_events": [{"item_id": "i007"}]}
+        context = {**fixed, "placement": placement, **fields}
+        return [item.item_id for item in stub.Recommend(ranking_pb2.RecommendRequest(context=context)).items]
 
-    assert {name: treatment(fields) for name, fields in EXAMPLES.items()} == table("Not built yet: fields of requests")
+    assert set(table("Fields that count where a placement asks for them")) == set(ASKED_FOR)
+    for field, (placement, values) in ASKED_FOR.items():
+        assert asked("default", {}) == asked("default", values[0]), field
+        assert any(asked(placement, value) != asked(placement, {}) for value in values), field
 
 
 @pytest.mark.parametrize("name", [RETRIEVAL, RANKING, EVENTS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -160,6 +161,44 @@ def test_envoy_checks_health_and_sends_reads_again_elsewhere_but_no_write_that_w
         policy = route["route"]["retry_policy"]
         assert ("reset" in policy["retry_on"]) is (listener["name"] != "writer")
         assert policy["retry_host_predicate"][0]["name"] == "envoy.retry_host_predicates.previous_hosts"
+
+
+@pytest.mark.parametrize("client_auth", [False, True])
+def test_with_tls_envoy_speaks_it_on_both_sides_with_files_that_are_read_again(
+    render: Render, client_auth: bool
+) -> None:
+    manifests = render(ENVOY | {"tls": TLS["tls"] | {"clientAuth": client_auth}})
+    data = manifests["ConfigMap", "envoy"]["data"]
+    config = yaml.safe_load(data["envoy.yaml"])["static_resources"]
+    pair, authority = (f"/etc/envoy/tls-{name}.yaml" for name in ("pair", "authority"))
+    for listener in config["listeners"]:
+        (chain,) = listener["filter_chains"]
+        if listener["name"] == "ready":  # probes of the node and Prometheus
+            assert "transport_socket" not in chain
+            continue
+        context = chain["transport_socket"]["typed_config"]
+        assert context["require_client_certificate"] is client_auth
+        assert (authority in json.dumps(context)) is client_auth
+        assert pair in json.dumps(context)
+    for cluster in config["clusters"]:
+        if cluster["name"] == "admin":
+            continue
+        context = cluster["transport_socket"]["typed_config"]
+        assert context["sni"] == "tandem.internal"
+        checked = context["common_tls_context"]["combined_validation_context"]
+        (name,) = checked["default_validation_context"]["match_typed_subject_alt_names"]
+        assert name == {"san_type": "DNS", "matcher": {"exact": "tandem.internal"}}
+        assert authority in json.dumps(checked)
+        assert (pair in json.dumps(context)) is client_auth
+    folder = "/etc/tandem-tls"
+    mounted = {mount["mountPath"] for mount in container(manifests, "envoy")["volumeMounts"]}
+    assert {folder, "/etc/envoy"} <= mounted
+    for name in ("tls-pair.yaml", "tls-authority.yaml"):
+        assert f"watched_directory: {{ path: {folder} }}" in data[name]
+    ranking = toml(manifests, "ranking")
+    assert ranking["retrieval_target"] == "dns:///shop-tandem-envoy:50051"
+    assert ranking["retrieval_tls_name"] == "tandem.internal"
+    assert {port["appProtocol"] for port in manifests["Service", "envoy"]["spec"]["ports"]} == {"https"}
 
 
 def test_with_envoy_ranking_calls_retrieval_through_it(render: Render) -> None:
@@ -383,7 +422,10 @@ def found_selectors(node: Any) -> Iterator[dict[str, str]]:
         ({"tls": {"enabled": True}}, "needs tls.secretName"),
         ({"tls": {"enabled": True, "secretName": "x"}}, "needs tls.serverName"),
         ({"tls": {"clientAuth": True}}, "tls.clientAuth needs tls.enabled"),
-        (ENVOY | TLS, "end TLS at one place"),
+        (
+            TLS | {"ingress": {"enabled": True, "host": "a.b", "tlsSecretName": "c"}},
+            "end TLS at one place",
+        ),
         ({"ingress": {"enabled": True, "host": "a.b"}}, "needs ingress.host and ingress.tlsSecretName"),
         ({"grpcRoute": {"enabled": True, "hostnames": ["a.b"]}}, "needs grpcRoute.gateway.name"),
         ({"metrics": {"serviceMonitor": {"enabled": True}}}, "needs metrics.enabled"),

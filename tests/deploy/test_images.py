@@ -198,6 +198,7 @@ def test_compose_starts_the_three_processes_and_offers_the_rest_by_profile(compo
         "writer": None,
         "valkey": ["redis"],
         "prometheus": ["signals"],
+        "grafana": ["signals"],
         "trainer": ["train"],
     }
 
@@ -243,6 +244,27 @@ def test_composed_containers_of_ours_cannot_write_to_their_image(compose: dict[s
         assert "/tmp" in service["tmpfs"]  # noqa: S108 - inside the container
         dockerfile = (ROOT / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).resolve()
         assert dockerfile.is_file()
+
+
+def test_composed_prometheus_asks_every_process_and_grafana_asks_prometheus(compose: dict[str, Any]) -> None:
+    deploy, services = ROOT / "deploy", compose["services"]
+    scraped = yaml.safe_load((deploy / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
+    asked = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped}
+    assert asked == {f"tandem-{name}": [f"{name}:{METRICS[name]}"] for name in HEALTH_NAMES}
+    mounts = dict(each.rsplit(":", 2)[:2] for each in services["grafana"]["volumes"] if each.startswith("./"))
+    assert all((deploy / here).exists() for here in mounts)
+    provisioning = deploy / "grafana" / "provisioning"
+    assert mounts["./grafana/provisioning"] == "/etc/grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    (port,) = services["prometheus"]["ports"]
+    assert source["url"] == f"http://prometheus:{port.rsplit(':', 1)[1]}"
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "tandem.yaml").read_text())["providers"]
+    dashboard = mounts["./grafana/tandem.json"]
+    assert str(Path(dashboard).parent) == provider["options"]["path"]
+    assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == dashboard
+    for name in ("prometheus", "grafana"):  # no password is asked for
+        assert all(each.startswith("127.0.0.1:") for each in services[name]["ports"])
+        assert services[name]["read_only"] is True
 
 
 # ---- Health check of the compose file ----

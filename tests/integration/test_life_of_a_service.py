@@ -177,7 +177,7 @@ def test_recommend_answers_while_retrieval_is_dead_and_recovers_when_it_is_back(
     assert ranking.health() == "SERVING"
     wait_until(lambda: connection() in ("failing", "connecting"))
     launch.service("retrieval", registry=registry.root, port=retrieval.port).wait_serving()
-    wait_until(lambda: not recommend().degradations, timeout_s=10, what="retrieval used again")
+    wait_until(lambda: not recommend().degradations, timeout_s=60, what="retrieval used again")
     wait_until(lambda: connection() == "ready")
 
 

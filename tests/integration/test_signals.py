@@ -16,11 +16,17 @@ import pytest
 
 from tandem.common.v1 import context_pb2
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
+from tandem.retrieval.v1 import retrieval_pb2
+from tandem_core.grpc_observe import SAMPLE_EVERY
 from tandem_core.registry import Registry
 from tandem_core.signals import exported_names
+from tandem_trainer.config import IndexSettings
+from tandem_trainer.studies.grown_bundle import grow
+from tandem_trainer.train import Trained
 
 Until = Callable[..., Any]
 Series = dict[str, float]
+ITEMS = 600
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -52,9 +58,17 @@ def ports_of(running: Any) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def tree(module_launch: Any, registry: Registry, trained: object, wait_until: Until) -> tuple[Any, int, Any, int]:
+def searched(registry: Registry, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, str]:
+    """A registry with a bundle of ITEMS items that are searched approximately, and the bundle's id."""
+    grown = Registry(tmp_path_factory.mktemp("grown"))
+    settings = IndexSettings(kinds=("hnsw",), exact_below=0)
+    return grown, grow(registry.path_of(trained.bundle_id), grown, ITEMS, 7, settings)
+
+
+@pytest.fixture(scope="module")
+def tree(module_launch: Any, searched: tuple[Registry, str], wait_until: Until) -> tuple[Any, int, Any, int]:
     """Ranking with two workers and its metrics port; retrieval and its own."""
-    settings = {"registry": registry.root, "metrics_port": 0, "audit_s": 0.05}
+    settings = {"registry": searched[0].root, "metrics_port": 0, "audit_s": 0.05}
     retrieval = module_launch.service("retrieval", **settings).wait_serving()
     target = f"ipv4:127.0.0.1:{retrieval.port}"
     ranking = module_launch.service("ranking", workers=2, retrieval_target=target, **settings).wait_serving()
@@ -78,29 +92,35 @@ def recommend(port: int, n: int, wait_until: Until, user_id: str = "u1") -> None
 
 
 def test_counts_add_up_over_workers_and_outlive_a_killed_one(
-    tree: tuple[Any, int, Any, int], wait_until: Until, bundle: Any
+    tree: tuple[Any, int, Any, int], wait_until: Until, searched: tuple[Registry, str]
 ) -> None:
     ranking, metrics, _, of_retrieval = tree
     first, second = ports_of(ranking)
     recommend(first, 5, wait_until)
     recommend(second, 3, wait_until)
     answered = 'tandem_rpc_seconds_count{code="OK",rpc="Recommend"}'
+    wait_until(
+        lambda: scrape(metrics).get(answered, 0) >= 8, 60, "the calls are told"
+    )  # each worker writes every second
     told = scrape(metrics)
     assert told[answered] == 8
+    assert told["tandem_store_lag_seconds"] == 0
     assert told["tandem_items_shown_total"] == 40
     assert told["tandem_workers"] == 2
     for stage in ("queue", "parse", "store", "retrieve", "rules", "render"):
         assert told[f'tandem_stage_seconds_count{{stage="{stage}"}}'] >= 8, stage
     assert told['tandem_retrieval_calls_total{kind="call"}'] == 8
+    retrieved = 'tandem_rpc_seconds_count{code="OK",rpc="Retrieve"}'
+    wait_until(lambda: scrape(of_retrieval).get(retrieved, 0) >= 8, 60, "the calls are told")
     found = scrape(of_retrieval)
-    assert found['tandem_rpc_seconds_count{code="OK",rpc="Retrieve"}'] == 8
+    assert found[retrieved] == 8
     assert any(value >= 8 for name, value in found.items() if name.startswith("tandem_source_seconds_count"))
     given, kept = (
         sum(value for name, value in found.items() if "tandem_source_candidates_total" in name and state in name)
         for state in ('state="found"', 'state="kept"')
     )
     assert given >= kept > 0
-    held = {f'tandem_bundle_info{{bundle_id="{bundle.id}"}}': 1.0, "tandem_bundle_refused": 0.0}
+    held = {f'tandem_bundle_info{{bundle_id="{searched[1]}"}}': 1.0, "tandem_bundle_refused": 0.0}
     wait_until(lambda: held.items() <= scrape(metrics).items(), 60, "the bundle is told")
     os.kill(ranking.members("worker")[0], signal.SIGKILL)
     wait_until(lambda: '"worker ended; starting another"' in ranking.text, 60)
@@ -111,14 +131,29 @@ def test_counts_add_up_over_workers_and_outlive_a_killed_one(
     wait_until(lambda: "tandem_exposure_gini" in scrape(metrics), 60, "exposure")
     told = scrape(metrics)
     assert 0 < told["tandem_exposure_gini"] < 1
-    assert told["tandem_exposure_share"] == pytest.approx(5 / len(bundle.catalog))
+    assert told["tandem_exposure_share"] == pytest.approx(5 / ITEMS)
+
+
+def test_recall_of_searches_is_audited_while_they_are_made(tree: tuple[Any, int, Any, int], wait_until: Until) -> None:
+    _, _, retrieval, metrics = tree
+    request = retrieval_pb2.RetrieveRequest(
+        context={"recent_events": [{"item_id": "item-0000001", "event_type": "click"}]},  # type: ignore[arg-type]
+        sources=[{"source": "two_tower"}],  # type: ignore[list-item]
+        max_candidates=100,
+    )
+    for _ in range(2 * SAMPLE_EVERY):
+        retrieval.stub.Retrieve(request, timeout=60)
+    audited = 'tandem_ann_audited{source="two_tower"}'
+    wait_until(lambda: scrape(metrics).get(audited, 0) >= 2, 60, "an audit")
+    assert scrape(metrics)['tandem_ann_recall{source="two_tower"}'] >= 0.9  # the bundle promises 0.98 of its queries
 
 
 def test_every_series_is_one_that_is_documented(tree: tuple[Any, int, Any, int]) -> None:
     _, metrics, _, of_retrieval = tree
     names = {name.partition("{")[0] for port in (metrics, of_retrieval) for name in scrape(port)}
     assert {name for name in names if not name.endswith("_created")} <= exported_names()
-    assert names
+    never_happened = {f"tandem_{name}_total" for name in ("decisions_dropped", "store_errors", "degradations")}
+    assert exported_names() - names <= never_happened
 
 
 def test_a_tree_says_over_http_that_it_lives(tree: tuple[Any, int, Any, int]) -> None:
@@ -126,8 +161,9 @@ def test_a_tree_says_over_http_that_it_lives(tree: tuple[Any, int, Any, int]) ->
     assert get(tree[1], "/")[0] == 404
 
 
-def test_a_refused_call_and_a_wrong_one_are_counted(tree: tuple[Any, int, Any, int]) -> None:
+def test_a_refused_call_and_a_wrong_one_are_counted(tree: tuple[Any, int, Any, int], wait_until: Until) -> None:
     ranking, metrics, _, _ = tree
     with pytest.raises(grpc.RpcError):
         ranking.stub.Recommend(ranking_pb2.RecommendRequest(max_results=-1), timeout=60)
-    assert scrape(metrics)['tandem_rpc_seconds_count{code="INVALID_ARGUMENT",rpc="Recommend"}'] == 1
+    refused = 'tandem_rpc_seconds_count{code="INVALID_ARGUMENT",rpc="Recommend"}'
+    wait_until(lambda: scrape(metrics).get(refused) == 1, 60, "the refusal is told")

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from tandem_core.catalog import Catalog
+from tandem_core.features import FeatureSchema
 from tandem_core.manifest import DataInfo
 from tandem_core.stores.base import UserStore
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset, LoadOptions, SyntheticConfig, filter_min_interactions, load_dataset
 from tandem_trainer.forgotten import without_forgotten
+from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.split import Split, make_split, random_within_user
 
 
@@ -59,6 +62,30 @@ def split_data(config: TrainConfig, dataset: Dataset) -> Split:
 def history_of_validation(split: Split) -> pd.DataFrame:
     """Return the events that may be known when validation events are to be found."""
     return split.train if split.validation_history is None else split.validation_history
+
+
+def validation_queries(
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    schema: FeatureSchema,
+    catalog: Catalog,
+    *,
+    most: int,
+    moments: int = 1,
+) -> OfflineQueries:
+    """Return what users of the validation part would have asked; most: users, moments: of each (see make_queries)."""
+    return make_queries(
+        history_of_validation(split),
+        split.validation,
+        dataset.users,
+        list(schema.user_attributes),
+        catalog,
+        max_results=config.ranker_data.candidates,
+        most_users=most,
+        moments=moments,
+        seed=config.seed,
+    )
 
 
 def data_info(dataset: Dataset, train: pd.DataFrame) -> DataInfo:

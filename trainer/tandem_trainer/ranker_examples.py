@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tandem_core.budget import Budget
 from tandem_core.catalog import Catalog
 from tandem_core.features import FeatureSchema, resolve_user
-from tandem_core.manifest import RankerHead
+from tandem_core.manifest import UNCERTAINTY, RankerHead
 from tandem_core.query import UserEvents
 from tandem_core.ranker_features import ranker_features
 from tandem_core.retrieval_pipeline import RetrievalPipeline
@@ -29,9 +29,16 @@ class HeadSettings(Settings):
     """
 
     name: str
-    event_types: tuple[str, ...]
+    event_types: tuple[str, ...] = Field(min_length=1)
     least_value: float | None = None
     value: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name == UNCERTAINTY:
+            raise ValueError(f"{name!r} is what the ranker says of itself: name the head otherwise")
+        return name
 
 
 class RankerData(Settings):

@@ -15,7 +15,6 @@ import pandas as pd
 
 Protocol: TypeAlias = Literal["global_time", "leave_last_out", "user_disjoint", "random_within_user"]
 PROTOCOLS: tuple[Protocol, ...] = ("global_time", "leave_last_out", "user_disjoint", "random_within_user")
-_Mask: TypeAlias = npt.NDArray[np.bool_]
 _Ints: TypeAlias = npt.NDArray[np.int64]
 
 

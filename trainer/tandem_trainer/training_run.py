@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -32,9 +31,7 @@ from tandem_core.manifest import (
     PlanEntry,
     SearchInfo,
     SplitInfo,
-    sha256_of,
 )
-from tandem_core.ranker_features import feature_names
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_core.sources.als import Als
 from tandem_core.sources.content_neighbours import content_profile
@@ -49,19 +46,18 @@ from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.fit_blend import learn_blends
 from tandem_trainer.freshness import born_ms
 from tandem_trainer.indexes import RECALL_AT, build_index
-from tandem_trainer.inputs import data_info, history_of_validation
-from tandem_trainer.offline_queries import OfflineQueries, make_queries
+from tandem_trainer.inputs import data_info, history_of_validation, validation_queries
+from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.popularity import fit_popularity
 from tandem_trainer.popularity_wide import rating_table, window_tables
 from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
 from tandem_trainer.progress import Progress, text
-from tandem_trainer.ranker_examples import as_entries, find_heads, ranker_examples
+from tandem_trainer.ranker_step import HISTORY, asked_sources, make_ranker, written_files
 from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
 from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_cold_items import fit_cold_items
-from tandem_trainer.train_ranker import train_ranker
 from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 INDEX_QUERIES = 500  # users whose vectors measure an index's recall
@@ -264,73 +260,37 @@ class TrainingRun:
 
     def fit_ranker(self) -> None:
         """Train on what this very bundle's retrieval returns for validation users."""
-        config = self._config
-        bundle = open_parts(self._staging, self._manifest("unfinished", {}), retrieval=True, ranking=False)
-        offline = self._validation_queries(config.ranker_data.most_requests, config.ranker_data.moments)
-        heads = find_heads(config.ranker_data, self.schema, offline, config.popularity.rating_event_types)
-        sources = [source for source in self._ranker_sources() if source in bundle.sources]
-        names = feature_names(self.schema, sources, bundle.ranker_tables.names, config.ranker.attention)
-        examples = ranker_examples(
-            RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, self._progress
-        )
-        started = time.process_time()
-        fitted, metrics = train_ranker(
-            examples, names, heads, config.ranker, config.ranker_data.source_dropout, config.seed, self._progress
-        )
-        self.ranker_fit_core_s = time.process_time() - started
-        self._metrics |= metrics
-        self._ranker_history = fitted.history
-        self._entries |= {
-            "ranker_features": names,
-            "ranker_heads": as_entries(heads),
-            "ranker_helps": metrics["ranker_gain_low"] > 0,
-        }
-        path = self._staging / "ranker.onnx"
-        shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
-        to_onnx(fitted.model, shapes[-1], "answers", path, {"features": {0: "candidates"}})
-        self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], check_parity(fitted.model, path, shapes))
+        data = self._config.ranker_data
+        offline = self._validation_queries(data.most_requests, data.moments)
+        made = make_ranker(self._staging, self._manifest("unfinished", {}), offline, self._config, self._progress)
+        self.ranker_fit_core_s = made.core_s
+        self._ranker_history = made.history
+        self._entries |= made.entries
+        self._metrics |= made.metrics
+        self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], made.parity)
 
     def finish(self) -> Manifest:
         """Write the manifest, which makes the folder a bundle."""
         self._write_history()
-        files = {
-            path.name: FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted(self._staging.iterdir())
-        }
-        content = hashlib.sha256("".join(entry.sha256 for entry in files.values()).encode()).hexdigest()
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        manifest = self._manifest(f"{stamp}-{content[:8]}", files)
+        bundle_id, files = written_files(self._staging)
+        manifest = self._manifest(bundle_id, files)
         (self._staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1))
         return manifest
 
     def _write_history(self) -> None:
         """Losses and validation figures by epoch, for curves; nothing reads them to serve."""
         history = {"towers": self.towers.history, "ranker": self._ranker_history}
-        (self._staging / "history.json").write_text(json.dumps(history, indent=1))
-
-    def _ranker_sources(self) -> list[str]:
-        plans = self._config.plans.model_dump().values()
-        asked = dict.fromkeys(source for plan in plans for source in plan)
-        # Nobody typed anything in the past that is replayed: what search says could not be learned.
-        return [source for source in asked if source != "search"]
+        (self._staging / HISTORY).write_text(json.dumps(history, indent=1))
 
     def _merged_sources(self) -> list[str]:
         """Those whose weights are learned: a quota is for items that the past can say nothing of."""
         plans = self._config.plans.model_dump().values()
         with_quota = {source for plan in plans for source, entry in plan.items() if len(entry) > 2}
-        return [source for source in self._ranker_sources() if source not in with_quota]
+        return [source for source in asked_sources(self._config) if source not in with_quota]
 
     def _validation_queries(self, most: int, moments: int = 1) -> OfflineQueries:
-        return make_queries(
-            history_of_validation(self._split),
-            self._split.validation,
-            self._dataset.users,
-            list(self.schema.user_attributes),
-            self.catalog,
-            max_results=self._config.ranker_data.candidates,
-            most_users=most,
-            moments=moments,
-            seed=self._config.seed,
+        return validation_queries(
+            self._config, self._dataset, self._split, self.schema, self.catalog, most=most, moments=moments
         )
 
     def _golden_questions(self) -> list[Golden]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import grpc
@@ -13,15 +11,15 @@ import grpc
 from tandem.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tandem.common.v1 import attribute_pb2, degradation_pb2
 from tandem_core.catalog import Catalog
-from tandem_core.errors import FieldViolation, InvalidRequest, NotFound, UpstreamUnavailable
+from tandem_core.errors import FieldViolation, InvalidRequest, NotFound
 from tandem_core.grpc_parse_catalog import check_count, parse_id, parse_item, parse_user
 from tandem_core.live.encoder import ItemEncoder
 from tandem_core.serving_bundles import HoldsBundles
-from tandem_core.stores.base import StoreUnavailable, UserStore
+from tandem_core.stores.base import UserStore
 from tandem_core.stores.live import LiveItem, LiveStore
+from tandem_ranking.writer.store_refusal import store_named
 
-log = logging.getLogger(__name__)
-
+M = TypeVar("M")
 T = TypeVar("T")
 _OWN_FIELDS = frozenset({"categories", "creator", "created_at", "price"})
 
@@ -46,7 +44,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         parsed, results = _parsed(request.items, lambda item, field: parse_item(item, catalog, field), "items")
         if parsed:
             encodings = {bundle_id: encoder.encode(parsed) for bundle_id, encoder in held.loaded}
-            with _available():
+            with store_named():
                 self._items.upsert(parsed, encodings)
         return catalog_pb2.UpsertItemsResponse(results=results)
 
@@ -56,7 +54,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         check_count(request.item_ids, "item_ids")
         parsed, results = _parsed(request.item_ids, parse_id, "item_ids")
         if parsed:
-            with _available():
+            with store_named():
                 self._items.delete(parsed)
         return catalog_pb2.DeleteItemsResponse(results=results)
 
@@ -64,7 +62,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         self, request: catalog_pb2.GetItemRequest, context: grpc.ServicerContext
     ) -> catalog_pb2.GetItemResponse:
         item_id = parse_id(request.item_id, "item_id")
-        with _available():
+        with store_named():
             item = self._items.get(item_id)
             deleted = item is None and self._items.is_deleted(item_id)
         catalog = self._encoders.held.choose().catalog
@@ -80,22 +78,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         check_count(request.users, "users")
         parsed, results = _parsed(request.users, parse_user, "users")
         if parsed:
-            with _available():
+            with store_named():
                 self._users.put_users(parsed)
         return catalog_pb2.UpsertUsersResponse(results=results)
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    """Tell the caller to try again; what is wrong with the store is for our log, since it names paths and hosts."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        log.warning("item store unavailable", extra={"reason": str(error)})
-        raise UpstreamUnavailable("the store did not answer; send the same again") from error
-
-
-M = TypeVar("M")
 
 
 def _parsed(

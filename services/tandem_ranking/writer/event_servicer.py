@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import grpc
 
 from tandem.common.v1 import degradation_pb2
 from tandem.events.v1 import events_pb2, events_pb2_grpc
 from tandem_core.budget import Budget
-from tandem_core.errors import FieldViolation, UpstreamUnavailable
+from tandem_core.errors import FieldViolation
 from tandem_core.forgetting import Forget, forget_user
 from tandem_core.grpc_parse_events import parse_forget_user, parse_write_events
-from tandem_core.stores.base import Outcome, StoredEvent, StoreUnavailable, UserStore
+from tandem_core.stores.base import Outcome, StoredEvent, UserStore
 from tandem_ranking.writer.group_commit import GroupCommit
-
-log = logging.getLogger(__name__)
+from tandem_ranking.writer.store_refusal import store_named
 
 _FORGOTTEN = "is from before the user was forgotten"
 
@@ -39,7 +36,7 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
     ) -> events_pb2.WriteEventsResponse:
         Budget.of(context.time_remaining()).check()
         parsed = parse_write_events(request, time.time_ns() // 1_000_000)
-        with _store_named():
+        with store_named():
             outcomes = iter(self._write([each for each in parsed if isinstance(each, StoredEvent)]))
         return events_pb2.WriteEventsResponse(
             results=[
@@ -52,7 +49,7 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
         self, request: events_pb2.ForgetUserRequest, context: grpc.ServicerContext
     ) -> events_pb2.ForgetUserResponse:
         user_id = parse_forget_user(request)
-        with _store_named():
+        with store_named():
             receipt = forget_user(user_id, self._store, self._holders)
         response = events_pb2.ForgetUserResponse(
             receipt_id=receipt.receipt_id,
@@ -63,16 +60,6 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
         )
         response.forgotten.FromMilliseconds(receipt.stored.time_ms)
         return response
-
-
-@contextmanager
-def _store_named() -> Iterator[None]:
-    """Tell the caller to try again; what is wrong with the store is for our log, since it names paths and hosts."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        log.warning("user store unavailable", extra={"reason": str(error)})
-        raise UpstreamUnavailable("the user store did not answer; send the same again") from error
 
 
 def _result(outcome: Outcome, i: int) -> events_pb2.EventResult:

@@ -14,18 +14,19 @@ from tandem_core.stores.live import LiveStore
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 200  # items per transaction: writes of others wait no longer than it takes
-_PASSES, _PAUSE_S = 8, 0.25
+_PASSES = 8
 
 
 class Reencoder:
     """Encodes live items for every bundle held that has not got them, and lets go of what no bundle held needs.
 
-    Works in a thread of its own, which starts with the first `look`.
+    Works in a thread of its own, which starts with the first `look`. pause_s: between two passes.
     """
 
-    def __init__(self, encoders: HoldsBundles[ItemEncoder], items: LiveStore) -> None:
+    def __init__(self, encoders: HoldsBundles[ItemEncoder], items: LiveStore, pause_s: float = 0.25) -> None:
         self._encoders = encoders
         self._items = items
+        self._pause_s = pause_s
         self._looks = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, name="re-encode", daemon=True)
 
@@ -57,14 +58,21 @@ class Reencoder:
         while True:
             self._looks.acquire()
             # Until it is held, and once more: a write that began before that has encoded for the old ones alone.
-            for _ in range(_PASSES):
-                try:
-                    if self._encoders.held.loaded and (done := self.catch_up()):
-                        log.info(
-                            "live items encoded", extra={"items": done, "bundle_id": self._encoders.held.current_id}
-                        )
-                except StoreUnavailable as error:
-                    log.warning("live items not encoded yet", extra={"reason": str(error)})
-                except Exception:  # whatever it met, it must try again: items would stay out of the new bundle
-                    log.exception("encoding live items failed")
-                time.sleep(_PAUSE_S)
+            # Only passes that reached the store count: items would stay out of the bundle until the next one.
+            passes = 0
+            while passes < _PASSES:
+                passes += self._reached()
+                time.sleep(self._pause_s)
+
+    def _reached(self) -> bool:
+        """Catch up; return whether that went well."""
+        try:
+            if self._encoders.held.loaded and (done := self.catch_up()):
+                log.info("live items encoded", extra={"items": done, "bundle_id": self._encoders.held.current_id})
+        except StoreUnavailable as error:
+            log.warning("live items not encoded yet", extra={"reason": str(error)})
+            return False
+        except Exception:  # whatever it met, it must try again, and not end the thread
+            log.exception("encoding live items failed")
+            return False
+        return True

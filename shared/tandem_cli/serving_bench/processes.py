@@ -19,7 +19,6 @@ from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 
 LONGEST_START_S = 300.0
 _TICKS = os.sysconf("SC_CLK_TCK")
-ROLES = ("retrieval", "ranking", "peer")
 
 
 class NotServing(RuntimeError):  # noqa: N818

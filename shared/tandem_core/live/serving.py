@@ -78,6 +78,13 @@ class LiveServing(Generic[Loaded]):
         self._version = -1
         self._seen: tuple[Held[Loaded] | None, Held[Loaded]] = (None, Held())
         self._unavailable = False
+        self._behind_since: float | None = None
+
+    @property
+    def lag_s(self) -> float:
+        """For how long requests have not seen all that was acknowledged, in seconds; 0 while the last one did."""
+        since = self._behind_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def held(self) -> Held[Loaded]:
@@ -88,6 +95,8 @@ class LiveServing(Generic[Loaded]):
         held = self._bundles.held
         try:
             version = self._store.version()
+            if self._behind_since is not None and version == self._version:
+                self._follow(whole=True)
         except StoreUnavailable as error:
             self._note(error)
             version = self._version
@@ -107,9 +116,10 @@ class LiveServing(Generic[Loaded]):
             version = self._store.version()  # before the changes: what comes meanwhile is found by the next request
             done = [each.catch_up(self._store, version) for each in self._following.values()]
             self._version = version if all(done) else -1
-            self._unavailable = False
+            self._follow(whole=all(done))
         except StoreUnavailable as error:
             self._note(error)
+            self._version = -1  # a bundle that began without the store has to catch up, though nothing changes
         loaded = tuple((bundle_id, self._following[bundle_id].loaded) for bundle_id, _ in held.loaded)
         answer = replace(held, loaded=loaded)
         self._seen = (held, answer)
@@ -131,7 +141,17 @@ class LiveServing(Generic[Loaded]):
         while self._store.not_encoded(bundle_id, 1) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
+    def _follow(self, *, whole: bool) -> None:
+        """Note that the store has answered. whole: that everything it has is taken in."""
+        self._unavailable = False
+        if whole:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = time.monotonic()
+
     def _note(self, error: StoreUnavailable) -> None:
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
         if not self._unavailable:  # said once, not at every request
             log.error("live items are not followed", extra={"reason": str(error)})
         self._unavailable = True

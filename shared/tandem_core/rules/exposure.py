@@ -34,9 +34,12 @@ class ImpressionDiscount:
     half_life_s: float
 
     def __call__(self, scores: Scores, given: Given) -> Scores:
-        impressions = given.column("impressions")
-        if not impressions.any():
+        shown = np.flatnonzero(given.column("impressions"))
+        if not len(shown):
             return scores
-        age = np.where(impressions > 0, np.maximum(np.nan_to_num(given.column("last_shown_age_s")), 0), 0)
+        impressions, age = given.column("impressions", shown), given.column("last_shown_age_s", shown)
+        age = np.maximum(np.nan_to_num(age), 0)
         lost = (1 - np.power(float(self.factor), impressions)) * np.exp2(-age / self.half_life_s)
-        return scaled(scores, 1 - lost)
+        lowered = scores.copy()
+        lowered[shown] = scaled(scores[shown], 1 - lost)
+        return lowered

@@ -23,8 +23,9 @@ class CreatorDecay:
 
     def __call__(self, order: Order, scores: Scores, given: Given) -> tuple[Order, Scores]:
         before = place_in_group(given.column(f"code:{self.column}")[order], without_group=False)
-        decay = np.maximum(np.power(float(self.factor), before), self.floor)
-        return _sorted_again(order, scores, scaled(scores[order], decay))
+        most = int(before.max(initial=0))
+        decays = np.maximum(np.power(float(self.factor), np.arange(most + 1)), self.floor)
+        return _sorted_again(order, scores, scaled(scores[order], decays[before]))
 
 
 @dataclass(frozen=True, slots=True)

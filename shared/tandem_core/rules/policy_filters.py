@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.filters import Condition
-from tandem_core.rules.base import Given, Mask
+from tandem_core.rules.base import Given, Mask, is_among
 from tandem_core.rules.when import When
 
 
@@ -36,4 +36,4 @@ class Blocked:
     rows: NDArray[np.int32]
 
     def keep(self, given: Given) -> Mask:
-        return np.isin(given.batch.rows, self.rows, invert=True)
+        return ~is_among(given.batch.rows, self.rows)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_core.filters import Condition
-from tandem_core.rules.base import Given, Mask, Order
+from tandem_core.rules.base import Given, Mask, Order, is_among
 from tandem_core.rules.slots import Placed
 from tandem_core.rules.when import ALWAYS, When
 
@@ -27,7 +27,7 @@ class Promotion:
     def claim(self, given: Given) -> PromotionClaim | None:
         if not self.when.holds(given.request):
             return None
-        promoted = np.isin(given.batch.rows, self.rows)
+        promoted = is_among(given.batch.rows, self.rows)
         if self.condition is not None:
             promoted |= self.condition.mask(given.items.catalog, given.batch.rows)
         return PromotionClaim(self.name, self.slots, promoted)

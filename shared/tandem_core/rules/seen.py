@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tandem_core.query import Seen
-from tandem_core.rules.base import Given, Scores, scaled
+from tandem_core.rules.base import Given, Scores, is_among, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +20,4 @@ class SeenDiscount:
         request = given.request
         if request.seen is not Seen.DISCOUNT or not len(request.interacted):
             return scores
-        return np.where(np.isin(given.batch.rows, request.interacted), scaled(scores, self.factor), scores)
+        return np.where(is_among(given.batch.rows, request.interacted), scaled(scores, self.factor), scores)

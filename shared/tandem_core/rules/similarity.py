@@ -26,10 +26,3 @@ def unit_rows(given: Given, at: Order, similarity: Similarity) -> NDArray[np.flo
         hot[:, 0] = 0
     hot /= np.maximum(np.sqrt(hot.sum(axis=1, keepdims=True)), 1)
     return hot
-
-
-def to_front(order: Order, chosen: Order) -> Order:
-    """Return the order with its places `chosen` first, the others after them as they stood."""
-    left = np.ones(len(order), np.bool_)
-    left[chosen] = False
-    return np.concatenate([order[chosen], order[left]])

@@ -101,15 +101,13 @@ def fill_slots(
         if (candidate := pinned.get(slot, -1)) >= 0:
             placed[slot] = Placed.PINNED
         else:
-            free = _free(open_, states)
+            free, candidate = _free(open_, states)
             for claim in claimed.get(slot, ()):
                 wanted, how, propensity = claim.choose(slot, order[np.flatnonzero(free)])
                 if wanted >= 0:
                     candidate, placed[slot], propensities[slot] = int(place_of[wanted]), how, propensity
                     break
                 missed.setdefault(claim.name, []).append(slot)
-            else:
-                candidate = int(free.argmax())
         chosen[slot] = candidate
         open_[candidate] = False
         for state in states:
@@ -125,12 +123,15 @@ def _slots_of(claims: Sequence[Claim], k: int) -> set[int]:
     return {slot for claim in claims for slot in claim.slots if slot < k}
 
 
-def _free(open_: NDArray[np.bool_], states: Sequence[CapState]) -> NDArray[np.bool_]:
-    """Return which candidates may stand in the next slot: under all caps or, where none would be left, under fewer."""
+def _free(open_: NDArray[np.bool_], states: Sequence[CapState]) -> tuple[NDArray[np.bool_], int]:
+    """Return which candidates may stand in the next slot, and the best of them.
+
+    Those that keep all caps or, where none would be left, fewer.
+    """
     for count in range(len(states), 0, -1):
         free = open_ & states[0].allowed
         for state in states[1:count]:
             free &= state.allowed
-        if free[free.argmax()]:
-            return free
-    return open_
+        if free[best := int(free.argmax())]:
+            return free, best
+    return open_, int(open_.argmax())

@@ -62,22 +62,8 @@ class ColdContentNeighbours:
             return Found()
 
         def score_rows(rows: NDArray[np.int32]) -> NDArray[np.float32]:
-            return self.content[rows] @ profile
+            return self.content.take(rows, axis=0) @ profile
 
         rows = self.cold_rows[eligible.keep(self.cold_rows)]
         rows, scores = top_k(score_rows(rows), rows, limit)
         return Found(rows[scores > 0], scores[scores > 0], score_rows)
-
-
-def nearest_hot_items(
-    row: int, content: NDArray[np.float32], event_counts: NDArray[np.integer], cold_events: int, limit: int
-) -> Found:
-    """Return the warm items most like item `row` by content, best first: they stand for it while it is cold.
-
-    Warm: at least `cold_events` training events. Score: cosine, above 0. Nothing for an item without known content, and
-    the item itself is never returned. Knowing whether `row` itself is cold is the caller's affair.
-    """
-    hot = np.flatnonzero(event_counts >= cold_events).astype(np.int32)
-    hot = hot[hot != row]
-    rows, scores = top_k(content[hot] @ content[row], hot, limit)
-    return Found(rows[scores > 0], scores[scores > 0])

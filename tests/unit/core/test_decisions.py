@@ -127,7 +127,10 @@ def test_all_decisions_are_kept_and_a_sample_of_them_with_their_candidates(tmp_p
     assert kept[0].request in (b"", made[0].request)
 
 
-def test_a_forgotten_user_is_in_no_file_and_comes_back_from_no_memory(tmp_path: Path) -> None:
+def test_a_forgotten_user_is_in_no_file_and_comes_back_from_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem_core.decision_log._IN_FLIGHT_MS", 0)
     log = written(tmp_path, decision("d-1", "ann"), decision("d-2", "bob"))
     log.close()
     waiting = DecisionLog(tmp_path, 1.0)
@@ -144,6 +147,38 @@ def test_a_forgotten_user_is_in_no_file_and_comes_back_from_no_memory(tmp_path: 
     later.close()
     assert [each.decision_id for each in read_decisions(segments(tmp_path))][-1] == "d-4"
     assert forget(tmp_path / "nowhere", "ann") == 0
+
+
+def test_a_request_under_way_while_its_user_is_forgotten_leaves_no_record(tmp_path: Path) -> None:
+    log = written(tmp_path, decision("d-1", "bob"))
+    forget(tmp_path, "ann")
+    time.sleep(0.002)
+    log.add(decision("d-2", "ann"))  # it had read her history before
+    log.close()
+    assert [each.user_id for each in read_decisions(segments(tmp_path))] == ["bob"]
+
+
+def test_a_line_that_a_dying_process_left_half_written_keeps_nobody_from_being_forgotten(tmp_path: Path) -> None:
+    written(tmp_path, decision("d-1", "ann"), decision("d-2", "bob")).close()
+    (path,) = segments(tmp_path)
+    with path.open("a") as file:
+        file.write(to_line(decision("d-3", "ann"))[:-20] + "\n")
+    assert forget(tmp_path, "ann") == 2
+    assert [each.user_id for each in read_decisions(segments(tmp_path))] == ["bob"]
+    assert b'"ann"' not in path.read_bytes()
+
+
+def test_what_cannot_be_written_does_not_end_the_records_to_come(tmp_path: Path) -> None:
+    (tmp_path / "forgotten.jsonl").write_text("damaged\n")
+    log = written(tmp_path, decision("d-1"))
+    deadline = time.monotonic() + 30
+    while not log.dropped:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (tmp_path / "forgotten.jsonl").unlink()
+    log.add(decision("d-2"))
+    log.close()
+    assert [each.decision_id for each in read_decisions(segments(tmp_path))] == ["d-2"]
 
 
 def test_old_segments_are_deleted(tmp_path: Path) -> None:

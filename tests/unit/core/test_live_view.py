@@ -324,6 +324,19 @@ class Holding:
         self.held = Held(bundles[0].id, "", tuple((bundle.id, bundle) for bundle in bundles), "", "")
 
 
+class Flaky:
+    """A store that does not answer while it is `down`."""
+
+    def __init__(self, store: SqliteLiveStore) -> None:
+        self._store = store
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.down:
+            raise StoreUnavailable("down")
+        return getattr(self._store, name)
+
+
 def serving(store: Any, bundles: Holding) -> LiveServing[Bundle]:
     return LiveServing(bundles, store, lambda bundle: bundle, lambda bundle: bundle, wait_s=0)
 
@@ -362,8 +375,11 @@ def test_one_look_takes_in_all_deletions_but_only_so_many_additions(
     writer = SqliteLiveStore(store._path)
     upsert(writer, *(f"n{i}" for i in range(MOST_AT_ONCE + 5)))
     writer.delete([f"i{row}" for row in range(N)])
+    assert live.lag_s == 0
     assert len(live.held.choose().catalog.row_of) == MOST_AT_ONCE
+    assert live.lag_s > 0
     assert len(live.held.choose().catalog.row_of) == MOST_AT_ONCE + 5
+    assert live.lag_s == 0
     writer.close()
 
 
@@ -393,27 +409,41 @@ def test_an_item_that_is_not_encoded_for_a_bundle_yet_appears_when_it_is(
 
 
 def test_a_store_that_does_not_answer_leaves_what_is_known(store: SqliteLiveStore, make_bundle: MakeBundle) -> None:
-    class Flaky:
-        down = False
-
-        def __getattr__(self, name: str) -> Any:
-            if self.down:
-                raise StoreUnavailable("down")
-            return getattr(store, name)
-
-    flaky = Flaky()
+    flaky = Flaky(store)
     upsert(store, "new")
     holding = Holding(make_bundle())
     live = serving(flaky, holding)
     assert "new" in live.held.choose().catalog.row_of
     flaky.down = True
     assert "new" in live.held.choose().catalog.row_of
+    assert live.lag_s > 0
+    flaky.down = False
+    assert live.held  # nothing has changed meanwhile
+    assert live.lag_s == 0
+    flaky.down = True
     holding.hold(make_bundle(bundle_id="b2"), make_bundle())
     assert "new" not in live.held.choose(["b2"]).catalog.row_of
     assert "new" in live.held.choose(["b1"]).catalog.row_of
+    assert live.lag_s > 0
     flaky.down = False
+    assert live.held
+    assert live.lag_s == 0
     upsert(store, "newer")
     assert {"new", "newer"} <= set(live.held.choose(["b1"]).catalog.row_of)
+
+
+def test_a_bundle_that_came_during_an_outage_has_the_changes_of_before_once_the_store_is_back(
+    store: SqliteLiveStore, make_bundle: MakeBundle
+) -> None:
+    flaky, holding = Flaky(store), Holding(make_bundle())
+    store.delete(["i1"])
+    live = serving(flaky, holding)
+    assert "i1" not in live.held.choose().catalog.row_of
+    flaky.down = True
+    holding.hold(make_bundle(bundle_id="b2"))
+    assert "i1" in live.held.choose().catalog.row_of
+    flaky.down = False
+    assert "i1" not in live.held.choose().catalog.row_of
 
 
 def test_requests_and_changes_at_the_same_time_never_meet_half_an_item(

@@ -202,6 +202,14 @@ def test_heads_are_weighed_where_they_are_there_and_declared_where_not(build: Bu
     assert relaxed(got) == {"value_weights": "the ranker gave no click, regret: its own score was used"}
 
 
+def test_an_exploration_by_the_ranker_is_declared_where_the_ranker_does_not_say_how_sure_it_is(build: Build) -> None:
+    chain = build(exploration={"every": 2, "by": "ranker"})
+    sure = {"head:uncertainty": np.full(3, 0.1, np.float32)}
+    assert relaxed(chain.apply(batch_of(0, 1, 2).with_columns(sure), request())) == {}
+    told = relaxed(chain.apply(batch_of(0, 1, 2), request()))
+    assert told == {"exploration": "the ranker did not say how sure it is: click rates were used"}
+
+
 def test_a_trace_tells_what_each_rule_did_to_an_item_and_which_displaced_it(build: Build) -> None:
     chain = build(
         list_length=3,

@@ -16,6 +16,7 @@ from tandem_core.rules.base import Given, ItemTables, Order, OrderRule
 from tandem_core.rules.calibrated import SMOOTHING, Calibrated
 from tandem_core.rules.dpp import RIDGE, Dpp
 from tandem_core.rules.groups import CreatorDecay, GroupPenalty
+from tandem_core.rules.mmr import Mmr
 
 MakeGiven = Callable[..., Given]
 SCORES = st.lists(st.floats(0, 1, width=32), max_size=12)
@@ -24,12 +25,17 @@ RULES: list[OrderRule] = [
     Dpp(0.5, 6),
     Dpp(0.0, 100, "categories"),
     Calibrated(0.5, 8),
+    Dpp(0.5, 8, kept=3),
+    Mmr(0.2, 8, "categories", kept=3),
     CreatorDecay("creator", 0.5, 0.25),
     GroupPenalty("categories", 0.3),
 ]
 NO_OPS: list[OrderRule] = [
     Dpp(1.0, 100),
     Calibrated(0.0, 100),
+    Dpp(0.0, 100, kept=500),
+    Mmr(0.0, 100, "categories", kept=500),
+    Calibrated(0.9, 100, kept=500),
     CreatorDecay("creator", 1.0, 0.25),
     GroupPenalty("categories", 0.0),
 ]
@@ -134,6 +140,22 @@ def test_calibration_takes_what_brings_the_list_nearest_to_the_history(
         chosen.append(got)
 
 
+@pytest.mark.parametrize(
+    "rule", [Mmr(0.2, 20, "categories", kept=2), Dpp(0.2, 20, kept=2), Calibrated(0.8, 20, kept=2)], ids=repr
+)
+@given(scores=SCORES, seed=SEEDS)
+def test_kept_slots_go_by_score_and_the_rest_is_as_the_rule_would_have_it(
+    rule: Mmr | Dpp | Calibrated, scores: list[float], seed: int, given_of: MakeGiven
+) -> None:
+    given_ = with_history(given_of(scores, seed), 0, 2)
+    got = ordered(rule, given_)
+    assert got[:2] == sorted_(given_).tolist()[:2]
+    # Where the rule itself would have put these two first, keeping them changes nothing.
+    free = ordered(replace(rule, kept=0), given_)
+    if free[:2] == got[:2]:
+        assert got == free
+
+
 def test_a_calibrated_list_has_the_categories_of_the_history(given_of: MakeGiven) -> None:
     codes = np.array([[0], [0], [0], [1], [1]])
     given_ = with_history(given_of([1.0, 0.9, 0.8, 0.2, 0.1], slots=4, **{"codes:categories": codes}), 0, 2)
@@ -156,7 +178,7 @@ def test_the_penalty_is_the_greedy_choice_of_its_definition(
     given_ = given_of(scores, seed)
     codes, left, counts, expected = given_.column("code:categories"), sorted_(given_).tolist(), [0] * 4, []
     while left:
-        best = max(left, key=lambda i: np.float32(given_.batch.scores[i] - weight * counts[codes[i]]))
+        best = max(left, key=lambda i: np.float32(float(given_.batch.scores[i]) - weight * counts[codes[i]]))
         expected.append(best)
         counts[codes[best]] += 1
         left.remove(best)

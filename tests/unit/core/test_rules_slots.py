@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tandem_core.filters import InRange, InSet
 from tandem_core.rules.base import Given, RuleRequest
 from tandem_core.rules.caps import Cap
-from tandem_core.rules.exploration import ClickRates, ColdSlots, Exploration, best_of
+from tandem_core.rules.exploration import ClickRates, ColdSlots, Exploration, best_of, best_of_normal
 from tandem_core.rules.promotions import Promotion, PromotionClaim
 from tandem_core.rules.slots import Placed, fill_slots
 from tandem_core.rules.when import When
@@ -131,6 +131,33 @@ def test_chances_of_the_best_are_those_that_drawing_finds(counts: list[tuple[int
     np.testing.assert_allclose(got, np.bincount(drawn, minlength=len(counts)) / 4000, atol=0.05)
 
 
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.05, 2)), min_size=2, max_size=6))
+def test_chances_of_the_highest_score_are_those_that_drawing_finds(believed: list[tuple[float, float]]) -> None:
+    mean, deviation = np.array(believed).T
+    got = best_of_normal(mean, deviation)
+    assert got.sum() == pytest.approx(1)
+    drawn = np.random.default_rng(0).normal(mean, deviation, size=(4000, len(mean))).argmax(axis=1)
+    np.testing.assert_allclose(got, np.bincount(drawn, minlength=len(mean)) / 4000, atol=0.06)
+
+
+def test_where_the_ranker_is_sure_its_best_stands_and_where_it_is_not_others_get_a_chance(given_of: MakeGiven) -> None:
+    rule = Exploration(frozenset({0}), 1.0, pool_size=4, by_ranker=True)
+    scores = [0.9, 0.8, 0.2, 0.1]
+
+    def chance_of_the_first(deviation: list[float]) -> float:
+        claim = rule.claim(given_of(scores, **{"head:uncertainty": np.array(deviation, np.float32)}))
+        assert claim is not None
+        return float(claim.beliefs.chances(claim.given, np.arange(4))[0])
+
+    assert chance_of_the_first([0, 0, 0, 0]) == pytest.approx(1)
+    assert chance_of_the_first([0.1] * 4) == pytest.approx(0.76, abs=0.02)  # P(N(.1, .1414) > 0)
+    assert chance_of_the_first([0.1, 0.1, 3, 3]) < 0.5
+    without = rule.claim(given_of(scores))  # click rates, of which nothing is known
+    assert without is not None
+    assert without.beliefs.chances(without.given, np.arange(4)).tolist() == pytest.approx([0.25] * 4)
+
+
 def test_of_equals_each_is_equally_likely_and_one_alone_is_certain() -> None:
     np.testing.assert_allclose(best_of(np.full(8, 1.0), np.full(8, 19.0)), 1 / 8)
     assert best_of(np.array([3.0]), np.array([5.0])).tolist() == [1]
@@ -190,7 +217,7 @@ def test_cold_slots_are_for_young_items_that_few_have_seen(given_of: MakeGiven) 
 
 def test_what_is_believed_before_anything_was_seen_counts_as_so_many_impressions(given_of: MakeGiven) -> None:
     given_ = given_of([0.5, 0.5], item_impressions=[0, 100], item_clicks=[0, 150])  # more clicks than impressions
-    alpha, beta = ClickRates(0.1, 10).of(given_)
+    alpha, beta = ClickRates(0.1, 10).of(given_, np.arange(len(given_)))
     assert alpha.tolist() == [1, 151]
     assert beta.tolist() == [9, 9]
 

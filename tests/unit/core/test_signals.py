@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,18 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tandem_core.index.exact import ExactIndex
 from tandem_core.metrics.lists import gini
 from tandem_core.observe import Record
 from tandem_core.settings import ConfigError
-from tandem_core.signals import MOST_LABELLED
+from tandem_core.signals import BUCKETS, HISTOGRAMS, MOST_LABELLED
 from tandem_core.signals_audit import Audit
-from tandem_core.signals_samples import DEEPEST, SampleWriter, kept_searches, recall, shown_counts
+from tandem_core.signals_samples import DEEPEST, KEPT_SEARCHES, SampleWriter, kept_searches, recall, shown_counts
 from tandem_core.signals_side import MetricsServer, SideGauges, WorkerFiles
-from tandem_core.signals_worker import WorkerMetrics
+from tandem_core.signals_worker import MOST_KEPT, WorkerMetrics
 
 WORKER = """
 import os, sys
@@ -36,6 +37,7 @@ record.stages.append(("merge", 0.002))
 record.counts.append(("degradations", ("SOURCE_LATE", "als"), 1))
 for _ in range(int(sys.argv[1])):
     metrics.finish(record, "OK", 0.004)
+metrics.flush()
 metrics.set("calls_held", to=int(sys.argv[1]))
 metrics.set("bundle_age_seconds", to=int(sys.argv[1]))
 metrics.total("calls_shed", "full", is_now=2)
@@ -107,12 +109,38 @@ def test_a_dead_worker_leaves_its_counts_and_takes_its_gauges(
     assert {path.name for path in tmp_path.iterdir()} == {"counter_gone.db", "histogram_gone.db"}
 
 
+WRITER = """
+from tandem_core.grpc_admission import WorkPool
+from tandem_core.grpc_observe import WorkerSignals
+from tandem_core.service_settings import ServiceSettings
+from tandem_core.serving_bundles import Held
+
+class Encoders:
+    held = Held("b1", "", (("b1", object()),), "", "")
+
+encoders = Encoders()
+told = WorkerSignals(ServiceSettings(metrics_port=0), "writer", encoders)
+told.beat(WorkPool(1))
+encoders.held = Held("b2", "b1", (("b2", object()), ("b1", object())), "", "")
+told.beat(WorkPool(1))
+"""
+
+
+def test_the_writer_serves_no_bundle_so_that_none_of_before_stays_with_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", WRITER], env=environment, check=True, timeout=60)
+    series = collected(tmp_path)
+    assert "tandem_bundle_refused[]" in series
+    assert not any(name.startswith("tandem_bundle_info") for name in series)
+
+
 def test_labels_that_nobody_bounded_are_bounded() -> None:
     metrics = WorkerMetrics()
     for i in range(MOST_LABELLED + 50):
         record = Record("Recommend")
         record.counts.append(("degradations", ("SOURCE_LATE", f"source{i}"), 1))
         metrics.finish(record, "OK", 0.001)
+    metrics.flush()
     components = {
         sample.labels["component"]: sample.value
         for metric in metrics.registry.collect()
@@ -121,6 +149,47 @@ def test_labels_that_nobody_bounded_are_bounded() -> None:
     }
     assert len(components) == MOST_LABELLED + 1
     assert components["other"] == 50
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([0.0, *BUCKETS, 1e9]) | st.floats(0, 5), max_size=30))
+def test_times_written_at_once_are_as_if_each_had_been_observed(seconds: list[float]) -> None:
+    metrics = WorkerMetrics()
+    for each in seconds:
+        metrics.finish(Record("Rank"), "OK", each)
+    metrics.flush()
+    metrics.flush()  # what is written is written once
+    registry = CollectorRegistry()
+    expected = Histogram("tandem_rpc_seconds", *HISTOGRAMS["rpc_seconds"], registry=registry, buckets=BUCKETS)
+    for each in seconds:
+        expected.labels("Rank", "OK").observe(each)
+
+    def samples(of: CollectorRegistry) -> dict[str, float]:
+        return {
+            sample.name + str(sample.labels): sample.value
+            for metric in of.collect()
+            for sample in metric.samples
+            if sample.name.startswith("tandem_rpc_seconds") and not sample.name.endswith("_created")
+        }
+
+    assert samples(metrics.registry) == pytest.approx(samples(registry))
+
+
+def test_requests_of_several_threads_are_counted_once_each_while_they_are_written() -> None:
+    metrics = WorkerMetrics()
+
+    def finish() -> None:
+        for _ in range(MOST_KEPT):
+            metrics.finish(Record("Rank"), "OK", 0.001)
+
+    threads = [threading.Thread(target=finish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        metrics.flush()
+    metrics.flush()
+    counted = metrics.registry.get_sample_value("tandem_rpc_seconds_count", {"rpc": "Rank", "code": "OK"})
+    assert counted == 4 * MOST_KEPT
 
 
 def test_recall_is_one_for_exact_searches_and_falls_with_what_was_missed() -> None:
@@ -143,6 +212,15 @@ def test_lists_that_were_shown_are_counted_by_item(
         writers[i % 2].shown("b1", np.array([*rows, 99, -1], np.int32))  # what is not of the bundle is left out
     total = sum((each.astype(int) for each in shown_counts(folder, "b1").values()), np.zeros(20, int))
     assert total.tolist() == [sum(row in rows for rows in lists) for row in range(20)]
+
+
+def test_every_source_keeps_as_many_searches_as_there_is_room_for_however_many_take_turns(tmp_path: Path) -> None:
+    writer = SampleWriter(tmp_path, 1, lambda _: 20)
+    for i in range(KEPT_SEARCHES):
+        for source in ("two_tower", "als"):
+            writer.searched("b1", source, np.full(2, i, np.float32), np.arange(3, dtype=np.int32))
+    kept = {source: vectors[:, 0].tolist() for source, vectors, _ in kept_searches(tmp_path, "b1")}
+    assert kept == {source: list(range(KEPT_SEARCHES)) for source in ("als", "two_tower")}
 
 
 class FolderRegistry:

@@ -14,7 +14,6 @@ from tandem_core.sources.content_neighbours import (
     ColdContentNeighbours,
     ContentNeighbours,
     content_profile,
-    nearest_hot_items,
 )
 
 NONE = np.empty(0, np.int32)
@@ -76,19 +75,3 @@ def test_cold_items_can_be_found_among_themselves(content: np.ndarray, catalog: 
     np.testing.assert_allclose(found.score_rows(np.array([10, 0], np.int32)), [cosine(15), cosine(45)], atol=1e-6)
     assert len(source.find(user_of("i3"), Eligibility(catalog, np.array([10], np.int32), None), 12)) == 0
     assert len(source.find(user_of("i7"), Eligibility(catalog, NONE, None), 12)) == 0
-
-
-def test_warm_items_stand_for_a_cold_one_by_content(content: np.ndarray, catalog: Catalog) -> None:
-    found = nearest_hot_items(10, content, catalog.event_counts, cold_events=5, limit=3)
-    assert found.rows.tolist() == [4, 3, 5]  # 15 degrees on both sides: the smaller row first
-    assert found.scores.tolist() == pytest.approx([1, cosine(15), cosine(15)], abs=1e-6)
-
-
-def test_items_are_cold_below_the_threshold_and_never_their_own_neighbour(
-    content: np.ndarray, catalog: Catalog
-) -> None:
-    counts = catalog.event_counts  # 60 for i4, 50 for i5
-    assert nearest_hot_items(10, content, counts, cold_events=60, limit=2).rows.tolist() == [4, 3]
-    assert nearest_hot_items(10, content, counts, cold_events=61, limit=2).rows.tolist() == [3, 2]
-    assert nearest_hot_items(4, content, counts, cold_events=5, limit=1).rows.tolist() == [3]
-    assert len(nearest_hot_items(6, content, counts, cold_events=5, limit=3)) == 0  # nothing is known of it

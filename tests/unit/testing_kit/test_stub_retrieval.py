@@ -26,11 +26,11 @@ def request_for(user_id: str = "ann", **fields: object) -> retrieval_pb2.Retriev
     )
 
 
-def ask(served: Served, request: retrieval_pb2.RetrieveRequest, timeout: float = 5) -> retrieval_pb2.RetrieveResponse:
+def ask(served: Served, request: retrieval_pb2.RetrieveRequest, timeout: float = 60) -> retrieval_pb2.RetrieveResponse:
     return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).Retrieve(request, timeout=timeout)
 
 
-def refused(served: Served, request: retrieval_pb2.RetrieveRequest, timeout: float = 5) -> Any:
+def refused(served: Served, request: retrieval_pb2.RetrieveRequest, timeout: float = 60) -> Any:
     with pytest.raises(grpc.RpcError) as caught:
         ask(served, request, timeout)
     return caught.value
@@ -291,12 +291,12 @@ def test_a_catalogue_with_doubled_or_empty_ids_is_refused(catalogue: list[str]) 
 
 def similar(served: Served, *item_ids: str, **fields: Any) -> retrieval_pb2.SimilarItemsResponse:
     request = retrieval_pb2.SimilarItemsRequest(item_ids=item_ids, **fields)
-    return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).SimilarItems(request, timeout=5)
+    return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).SimilarItems(request, timeout=60)
 
 
 def vectors(served: Served, *item_ids: str, users: Any = ()) -> retrieval_pb2.GetEmbeddingsResponse:
     request = retrieval_pb2.GetEmbeddingsRequest(item_ids=item_ids, users=users)
-    return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).GetEmbeddings(request, timeout=5)
+    return retrieval_pb2_grpc.RetrievalServiceStub(served.channel).GetEmbeddings(request, timeout=60)
 
 
 def test_similar_items_and_vectors_are_known_to_the_letter(tandem_retrieval_stub: Served) -> None:

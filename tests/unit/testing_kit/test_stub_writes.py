@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import grpc
@@ -11,8 +10,7 @@ import pytest
 from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from tandem.events.v1 import events_pb2, events_pb2_grpc
-from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
-from tandem_testing import StubBundles, StubCatalog, StubEvents, StubSet, serve
+from tandem_testing import StubBundles, StubCatalog, StubEvents, serve
 from tandem_testing.plugin import StubServer
 
 OUTCOMES = events_pb2.EventOutcome
@@ -37,27 +35,6 @@ def test_an_event_is_stored_once_by_its_insert_id(tandem_events_stub: StubServer
     assert write(tandem_events_stub, event(insert_id="a")) == ["DUPLICATE"]
     assert len(tandem_events_stub.stub.events) == 3
     assert all(each.HasField("timestamp") for each in tandem_events_stub.stub.events)
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"user_id": ""}, "user_id"),
-        ({"item_id": "i" * 257}, "item_id"),
-        ({"event_type": ""}, "event_type"),
-        ({"value": float("nan")}, "value"),
-        ({"timestamp": {"seconds": int(time.time()) + 200_000}}, "timestamp"),
-        ({"position": -1}, "position"),
-    ],
-)
-def test_a_wrong_event_is_refused_by_name_and_the_others_are_stored(
-    tandem_events_stub: StubServer[StubEvents], fields: dict[str, Any], field: str
-) -> None:
-    request = events_pb2.WriteEventsRequest(events=[event(), event(**fields)])
-    good, bad = events_pb2_grpc.EventServiceStub(tandem_events_stub.channel).WriteEvents(request).results
-    assert good.outcome == OUTCOMES.EVENT_OUTCOME_STORED
-    assert bad.outcome == OUTCOMES.EVENT_OUTCOME_REFUSED
-    assert bad.violation.field == f"events[1].{field}"
 
 
 def test_a_failing_store_keeps_nothing_and_reset_forgets(tandem_events_stub: StubServer[StubEvents]) -> None:
@@ -118,19 +95,3 @@ def test_bundles_are_listed_by_page_activated_and_rolled_back() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             bundles.ActivateBundle(bundle_pb2.ActivateBundleRequest(bundle_id="b9"))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-def test_an_explanation_agrees_with_the_list(tandem_stubs: StubServer[StubSet]) -> None:
-    ranking = ranking_pb2_grpc.RankingServiceStub(tandem_stubs.channel)
-    request = ranking_pb2.RecommendRequest(max_results=3)
-    shown = [item.item_id for item in ranking.Recommend(request).items]
-    explained = ranking.ExplainItem(ranking_pb2.ExplainItemRequest(request=request, item_id=shown[1]))
-    assert explained.position == 2
-    request.exclude_item_ids.append(shown[1])
-    lost = ranking.ExplainItem(ranking_pb2.ExplainItemRequest(request=request, item_id=shown[1]))
-    assert (lost.position, lost.lost_at) == (0, "filter:exclude_item_ids")
-    unshown = next(item for item in tandem_stubs.stub.ranking.catalogue if item not in shown)
-    assert ranking.ExplainItem(ranking_pb2.ExplainItemRequest(request=request, item_id=unshown)).lost_at
-    with pytest.raises(grpc.RpcError) as caught:
-        ranking.ExplainItem(ranking_pb2.ExplainItemRequest(request=request, item_id="unheard-of"))
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND

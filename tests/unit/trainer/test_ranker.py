@@ -152,10 +152,12 @@ def test_the_model_exported_scores_as_torch_does_and_heads_are_probabilities(tmp
     path = tmp_path / "ranker.onnx"
     to_onnx(model, shapes[0], "answers", path, {"features": {0: "candidates"}})
     assert check_parity(model, path, shapes) < 1e-4
-    scorer = OnnxScorer(path, [str(i) for i in range(width)], ["click", "like", "stars"])
+    scorer = OnnxScorer(path, [str(i) for i in range(width)], ["click", "like", "stars", "uncertainty"])
     scorer.warm()
     scored = scorer.score(shapes[2]["features"])
-    assert list(scored.heads) == ["click", "like", "stars"]
+    assert list(scored.heads) == ["click", "like", "stars", "uncertainty"]
+    scores = [answers_of(member.eval(), shapes[2]["features"])[:, 0] for member in members]
+    np.testing.assert_allclose(scored.heads["uncertainty"], np.std(scores, axis=0), atol=1e-4)
     for name in ("click", "like"):
         assert (scored.heads[name] > 0).all()
         assert (scored.heads[name] < 1).all()

@@ -120,6 +120,7 @@ def test_calls_are_timed_in_turn_after_a_warm_up_and_not_always_in_one_order() -
     assert len(np.unique(timed, axis=0)) > 1
 
 
+@pytest.mark.long  # seven encoders trained and exported
 def test_the_command_prints_every_encoder_and_the_verdict_and_writes_json(dataset: Dataset, tmp_path: Path) -> None:
     write_tables(dataset, tmp_path / "data")
     config, written = tmp_path / "train.toml", tmp_path / "new" / "encoders.json"

@@ -71,7 +71,8 @@ def draw_diversity(report: StudyReport, folder: Path) -> list[Path]:
 
 
 def _sweep(axes: Any, table: StudyTable) -> None:
-    names = [f"{rule} {by}".strip() for rule, by in zip(table.column("rule"), table.column("by"), strict=True)]
+    columns = (table.column(name) for name in ("rule", "by", "kept"))
+    names = [f"{rule} {by}{f', {kept} kept' if kept else ''}".strip() for rule, by, kept in zip(*columns, strict=True)]
     ndcg, distance = (np.array(table.column(name), np.float64) for name in ("ndcg@10", "distance"))
     for name in dict.fromkeys(names):
         at = [i for i, each in enumerate(names) if each == name]

@@ -22,8 +22,8 @@ from tandem_core.scorer import OnnxScorer
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.evaluate import queries_of_test
-from tandem_trainer.inputs import history_of_validation
-from tandem_trainer.offline_queries import OfflineQueries, make_queries
+from tandem_trainer.inputs import validation_queries
+from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.progress import Progress
 from tandem_trainer.quality.protocols import LOO_ITEM_EVENTS
 from tandem_trainer.ranker_examples import HeadSettings, head_truths, ranker_examples
@@ -88,11 +88,14 @@ def study_ranker(
     if scorer is None:
         raise ValueError(f"bundle {bundle.id} was loaded without its ranker")
     pipeline, seed = RetrievalPipeline(bundle), config.seed
-    known = _validation(bundle, dataset, split, config)
-    heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads]
+    data = config.ranker_data
+    known = validation_queries(
+        config, dataset, split, bundle.schema, bundle.catalog, most=data.most_requests, moments=data.moments
+    )
+    heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads if head.event_types]
     with progress.step("candidates of validation"):
         names = scorer.feature_names
-        examples = ranker_examples(pipeline, known, names, heads, config.ranker_data, seed, progress)
+        examples = ranker_examples(pipeline, known, names, heads, data, seed, progress)
     with progress.step("boosted trees"):
         trees = fit_trees(examples, seed)
     offline = queries_of_test(bundle, dataset, split, most_users=most_users, seed=seed)
@@ -124,20 +127,6 @@ def fit_trees(examples: RankingData, seed: int) -> Callable[[NDArray[np.float32]
     )
     model.fit(examples.features, examples.labels > 0, sample_weight=examples.weights)
     return lambda features: np.asarray(model.decision_function(features), np.float64)
-
-
-def _validation(bundle: Bundle, dataset: Dataset, split: Split, config: TrainConfig) -> OfflineQueries:
-    return make_queries(
-        history_of_validation(split),
-        split.validation,
-        dataset.users,
-        list(bundle.schema.user_attributes),
-        bundle.catalog,
-        max_results=config.ranker_data.candidates,
-        most_users=config.ranker_data.most_requests,
-        moments=config.ranker_data.moments,
-        seed=config.seed,
-    )
 
 
 def _test(

@@ -7,8 +7,9 @@ from tandem_core.errors import BundleRefused
 from tandem_core.registry import Registry
 from tandem_trainer.config import SplitSettings, TrainConfig
 from tandem_trainer.data import Dataset
-from tandem_trainer.inputs import fingerprint
+from tandem_trainer.inputs import fingerprint, split_data
 from tandem_trainer.progress import Progress
+from tandem_trainer.ranker_step import differs_in_ranker_alone, with_ranker_anew
 from tandem_trainer.train import train
 
 MOST_USERS = 500  # as many as the paper held out
@@ -27,7 +28,10 @@ def config_for(config: TrainConfig, dataset: Dataset, users: int | None) -> Trai
 
 
 def find_or_train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: Progress) -> Bundle:
-    """Return the registry's current bundle where it was trained with these settings on these events, or a new one."""
+    """Return the registry's current bundle where it was trained with these settings on these events, or a new one.
+
+    Where only the ranker's settings differ, only the ranker is trained anew.
+    """
     current = registry.current()
     try:
         bundle = None if current is None else load_bundle(registry.path_of(current.bundle_id))
@@ -37,4 +41,9 @@ def find_or_train(config: TrainConfig, dataset: Dataset, registry: Registry, pro
         same_data = bundle.manifest.data.fingerprint == fingerprint(dataset.events)
         if same_data and bundle.manifest.config == config.model_dump(mode="json"):
             return bundle
+        if same_data and differs_in_ranker_alone(bundle.manifest, config):
+            split = split_data(config, dataset)
+            return load_bundle(
+                registry.path_of(with_ranker_anew(bundle.id, registry, config, dataset, split, progress))
+            )
     return load_bundle(registry.path_of(train(config, dataset, registry, progress).bundle_id))

@@ -176,8 +176,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if and .Values.tls.clientAuth (not .Values.tls.enabled) }}
   {{- fail "tls.clientAuth needs tls.enabled: certificates of callers travel in TLS" }}
 {{- end }}
-{{- if and .Values.tls.enabled (or .Values.envoy.enabled .Values.ingress.enabled .Values.grpcRoute.enabled) }}
-  {{- fail "tls.enabled is TLS of the pods themselves, and Envoy, Ingress and gateway of this chart speak plaintext to them: end TLS at one place" }}
+{{- if and .Values.tls.enabled (or .Values.ingress.enabled .Values.grpcRoute.enabled) }}
+  {{- fail "tls.enabled is TLS of the pods themselves, and Ingress and gateway of this chart speak plaintext to them: end TLS at one place" }}
 {{- end }}
 {{- if and .Values.ingress.enabled (or (not .Values.ingress.host) (not .Values.ingress.tlsSecretName)) }}
   {{- fail "ingress.enabled needs ingress.host and ingress.tlsSecretName: gRPC from outside without TLS would show who sees what" }}

@@ -68,7 +68,7 @@ class ListBundlesRequest(_message.Message):
     page_size: _builtins.int
     """0 means 20. Negative or above 200 is rejected."""
     page_token: _builtins.str
-    """From the answer before. Empty: the first page."""
+    """From the answer before; what no answer can have given is rejected. Empty: the first page."""
     def __init__(
         self,
         *,

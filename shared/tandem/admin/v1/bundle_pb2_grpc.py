@@ -71,7 +71,8 @@ class BundleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackBundle(self, request, context):
-        """Goes back to the bundle that was current before.
+        """Goes back to the bundle that was current before. NOT_FOUND when there was none, FAILED_PRECONDITION when a check of
+        it fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class BundleServiceStub:
     ActivateBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.ActivateBundleRequest, _bundle_pb2.ActivateBundleResponse]
     """Makes a bundle the current one, after its checks. FAILED_PRECONDITION when a check fails."""
     RollbackBundle: _grpc.UnaryUnaryMultiCallable[_bundle_pb2.RollbackBundleRequest, _bundle_pb2.RollbackBundleResponse]
-    """Goes back to the bundle that was current before."""
+    """Goes back to the bundle that was current before. NOT_FOUND when there was none, FAILED_PRECONDITION when a check of
+    it fails.
+    """
 
 @_typing.type_check_only
 class BundleServiceAsyncStub(BundleServiceStub):
@@ -50,7 +52,9 @@ class BundleServiceAsyncStub(BundleServiceStub):
     ActivateBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.ActivateBundleRequest, _bundle_pb2.ActivateBundleResponse]  # type: ignore[assignment]
     """Makes a bundle the current one, after its checks. FAILED_PRECONDITION when a check fails."""
     RollbackBundle: _aio.UnaryUnaryMultiCallable[_bundle_pb2.RollbackBundleRequest, _bundle_pb2.RollbackBundleResponse]  # type: ignore[assignment]
-    """Goes back to the bundle that was current before."""
+    """Goes back to the bundle that was current before. NOT_FOUND when there was none, FAILED_PRECONDITION when a check of
+    it fails.
+    """
 
 class BundleServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says which bundle is served. On the admin port only."""
@@ -77,6 +81,8 @@ class BundleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _bundle_pb2.RollbackBundleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bundle_pb2.RollbackBundleResponse, _abc.Awaitable[_bundle_pb2.RollbackBundleResponse]]:
-        """Goes back to the bundle that was current before."""
+        """Goes back to the bundle that was current before. NOT_FOUND when there was none, FAILED_PRECONDITION when a check of
+        it fails.
+        """
 
 def add_BundleServiceServicer_to_server(servicer: BundleServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

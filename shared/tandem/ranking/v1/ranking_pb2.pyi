@@ -551,7 +551,7 @@ class ExplainItemResponse(_message.Message):
     """Its place in the list; 0 when it is not in it."""
     lost_at: _builtins.str
     """The first stage that lost it; empty when it is in the list. "deleted": taken out of the catalogue.
-    "filter:NAME": not eligible, by exclude_item_ids, as seen, or by the filter's column NAME.
+    "filter:NAME": not eligible, by exclude_item_ids, as seen, as served, or by the filter's column NAME.
     "policy:NAME": the same by a filter of the placement. "source": no source
     found it. "merge": a source found it, but too low to become a candidate; parts has its rank in each. "rule:NAME":
     a rule dropped it or moved it out of the list. "score": never high enough.
