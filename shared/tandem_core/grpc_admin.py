@@ -9,7 +9,6 @@ import grpc
 from tandem.admin.v1 import bundle_pb2, bundle_pb2_grpc
 from tandem.common.v1 import serving_state_pb2
 from tandem_core.errors import BundleRefused, CheckFailed, FieldViolation, InvalidRequest
-from tandem_core.grpc_render import timestamp
 from tandem_core.registry import Registry, is_bundle_id
 
 LARGEST_PAGE = 200
@@ -76,7 +75,7 @@ class BundleServicer(bundle_pb2_grpc.BundleServiceServicer):
             manifest = self._registry.manifest(bundle_id)
         except BundleRefused:
             return bundle
-        bundle.created.CopyFrom(timestamp(manifest.created_ms))
+        bundle.created.FromMilliseconds(manifest.created_ms)
         bundle.size_bytes = sum(entry.size for entry in manifest.files.values())
         figures = sorted(manifest.metrics.items())
         bundle.metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in figures)
