@@ -17,7 +17,6 @@ from tandem_core.errors import (
     NotFound,
     UpstreamUnavailable,
 )
-from tandem_core.grpc_render import timestamp
 from tandem_core.registry import Registry, is_bundle_id
 
 LARGEST_PAGE = 200
@@ -90,7 +89,7 @@ class BundleServicer(bundle_pb2_grpc.BundleServiceServicer):
             manifest = self._registry.manifest(bundle_id)
         except (BundleRefused, NotFound):  # damaged, or retention took it meanwhile
             return bundle
-        bundle.created.CopyFrom(timestamp(manifest.created_ms))
+        bundle.created.FromMilliseconds(manifest.created_ms)
         bundle.size_bytes = sum(entry.size for entry in manifest.files.values())
         figures = sorted(manifest.metrics.items())
         bundle.metrics.extend(serving_state_pb2.Metric(name=name, value=value) for name, value in figures)
