@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tandem_core.grpc_admission import AdmissionInterceptor, WorkPool
 from tandem_core.grpc_errors import ErrorInterceptor
+from tandem_core.grpc_health_status import HealthStatus
 from tandem_core.grpc_security import interceptors, server_credentials
 from tandem_core.service_settings import ServiceSettings
 from tandem_core.settings import ConfigError
@@ -30,32 +31,6 @@ SHORTEST_PING_MS = 5000  # clients that look more often whether we live are told
 # After the last connection has gone its last calls may still be on their way through the server: 0.3 s did (measured).
 SETTLE_S = 0.5
 LONGEST_QUEUE_S = 1.0  # so long may connections wait to be accepted by a server that closes to new ones
-
-
-class _Health(health.HealthServicer):
-    """Lets go of its watchers at the end: their open streams would hold up the process for the whole grace."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._open: set[Callable[[Any], None]] = set()
-
-    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802
-        def send(response: Any) -> None:
-            with self._lock:
-                if send not in self._open:
-                    return  # a stream ends once
-                if response is None:
-                    self._open.discard(send)
-            send_response_callback(response)
-
-        self._open.add(send)
-        return super().Watch(request, context, send)
-
-    def let_go(self) -> None:
-        """End every watching stream."""
-        with self._lock:
-            for send in tuple(self._open):
-                send(None)
 
 
 class Service:
@@ -83,7 +58,7 @@ class Service:
         self._credentials = server_credentials(settings.server_certificates())
         self._stopping = threading.Event()
         self._saying = threading.Lock()
-        self._health = _Health()
+        self._health = HealthStatus()
         self.pool = WorkPool(settings.threads)
         admission = AdmissionInterceptor(self.pool, settings.max_concurrent_rpcs)
         most = settings.max_connections
@@ -160,9 +135,11 @@ class Service:
         """Yield a duplicate of each of this process's sockets on the port."""
         for entry in Path("/dev/fd").iterdir():
             try:
+                if not stat.S_ISSOCK(os.fstat(int(entry.name)).st_mode):
+                    continue  # and must not be opened: closing it again would undo the locks of a database
                 end = socket.socket(fileno=os.dup(int(entry.name)))
             except OSError:
-                continue  # no socket, or closed meanwhile
+                continue  # closed meanwhile
             with end:
                 if end.family not in (socket.AF_INET, socket.AF_INET6) or end.type != socket.SOCK_STREAM:
                     continue

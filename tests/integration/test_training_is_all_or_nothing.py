@@ -20,6 +20,8 @@ CONFIG = {
     "threads": 1,
     "data": {"adapter": "synthetic", "synthetic_users": 60, "synthetic_items": 40},
     "towers": {"most_examples": 256, "validations": 1},
+    "ranker": {"folds": 2, "epochs": 1},
+    "ranker_data": {"most_requests": 50},
 }
 
 
@@ -34,46 +36,63 @@ def leftovers(registry: Registry) -> list[Path]:
     return sorted(staging.iterdir()) if staging.is_dir() else []
 
 
-def test_a_killed_run_leaves_no_half_bundle_and_the_next_one_cleans_up(
-    launch: Any,
+StartTraining = Callable[[], Any]
+
+
+@pytest.fixture
+def start(launch: Any, own_registry: Registry, config: Path) -> StartTraining:
+    """start(): a training run in a process of its own."""
+    return lambda: launch.tandem("train", "--config", str(config), "--registry", str(own_registry.root), name="train")
+
+
+def killed_at(file: str, run: Any, registry: Registry, wait_until: Callable[..., Any]) -> None:
+    """Kill a run as soon as it has written a file of its bundle, which nobody may see then."""
+    staging = registry.root / "staging" / f"train-{run.process.pid}"
+    wait_until((staging / file).exists, timeout_s=120, what=f"staging {file}")
+    run.kill()
+    assert run.process.returncode == -9
+    assert staging.is_dir()
+
+
+def test_a_killed_run_leaves_no_half_bundle_and_who_publishes_next_cleans_up(
+    start: StartTraining,
+    own_registry: Registry,
+    publish_copy: Callable[..., Any],
+    whole_bundles: Callable[..., list[str]],
+    wait_until: Callable[..., Any],
+) -> None:
+    publish_copy(own_registry, "before")
+    pointer = (own_registry.root / "CURRENT").read_bytes()
+    killed_at("", start(), own_registry, wait_until)
+    assert (own_registry.root / "CURRENT").read_bytes() == pointer
+    assert whole_bundles(own_registry) == ["before"]
+    assert leftovers(own_registry)
+    publish_copy(own_registry, "next")
+    assert leftovers(own_registry) == []
+    assert set(whole_bundles(own_registry)) == {"before", "next"}
+
+
+@pytest.mark.long
+def test_a_run_killed_late_leaves_no_half_bundle_and_the_same_seed_gives_the_same_bytes_in_every_process(
+    start: StartTraining,
     own_registry: Registry,
     config: Path,
-    publish_copy: Callable[..., Any],
     whole_bundles: Callable[..., list[str]],
     wait_until: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    publish_copy(own_registry, "before")
-    pointer = (own_registry.root / "CURRENT").read_bytes()
-
-    def start() -> Any:
-        return launch.tandem("train", "--config", str(config), "--registry", str(own_registry.root), name="train")
-
-    # Two side by side: as quick as one on two cores, and runs must not disturb each other anyway.
-    runs = {"": start(), "item_vectors.npy": start()}
-    for file, run in runs.items():
-        staging = own_registry.root / "staging" / f"train-{run.process.pid}"
-        wait_until(lambda path=staging / file: path.exists(), timeout_s=60, what=f"staging {file}")
-        run.kill()
-        assert run.process.returncode == -9
-        assert staging.is_dir()
-        assert (own_registry.root / "CURRENT").read_bytes() == pointer
-        assert whole_bundles(own_registry) == ["before"]
-    assert leftovers(own_registry)
-
-    # The same run in a process of its own and in this one, side by side again.
+    killed_at("item_vectors.npy", start(), own_registry, wait_until)
+    assert own_registry.current() is None
+    assert whole_bundles(own_registry) == []
     last = start()
     settings = load_config(config)
     here = train(settings, load_data(settings, None), Registry(tmp_path / "here"), Progress())
-    assert last.process.wait(120) == 0, last.text
+    assert last.process.wait(300) == 0, last.text
     assert leftovers(own_registry) == []
     current = own_registry.current()
     assert current is not None
-    assert current.bundle_id != "before"
-    assert set(whole_bundles(own_registry)) >= {"before", current.bundle_id}
-
     there = own_registry.manifest(current.bundle_id)
-    assert there.files == here.manifest.files, "the same seed gives the same bytes, in every process"
+    assert there.files == here.manifest.files
     when = {"bundle_id", "created_ms"}
     assert there.model_dump(exclude=when) == here.manifest.model_dump(exclude=when)
     assert there.bundle_id.rpartition("-")[2] == here.bundle_id.rpartition("-")[2]
@@ -120,11 +139,12 @@ print("died", moment, "times")
 """
 
 
+@pytest.mark.long
 def test_wherever_a_publishing_process_is_killed_every_visible_bundle_is_whole(
     launch: Any, own_registry: Registry, bundle_folder: Path
 ) -> None:
     run = launch.command("publish", "-c", DIE_EVERYWHERE, str(own_registry.root), str(bundle_folder))
-    assert run.process.wait(60) == 0, run.text
+    assert run.process.wait(300) == 0, run.text
     deaths = int(run.text.split()[1])
     assert deaths > 40  # each file is touched more than once
     assert len(leftovers(own_registry)) <= 1  # of the last death: those before were cleaned up
