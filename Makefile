@@ -81,7 +81,7 @@ golden: $(STAMP) ## Renew the renderings of the chart that reviews look at (test
 	@git --no-pager diff --stat -- tests/deploy/golden
 
 .PHONY: image-check
-image-check: $(STAMP) ## Build what the service's image builds into a clean environment, and serve from it
+image-check: $(STAMP) ## Build what the images build into clean environments, serve and train from them (needs 5 GB)
 	@$(BIN)/python -m pytest -q -s -m long tests/deploy/test_image_steps.py
 
 .PHONY: constraints
