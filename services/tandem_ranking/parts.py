@@ -60,7 +60,7 @@ def parts(settings: RankingSettings) -> ServiceParts:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
         return [ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name]
 
-    return ServiceParts(load, lambda pipeline: pipeline.bundle.warm(), register)
+    return ServiceParts(load, RankingPipeline.warm, register)
 
 
 def _decisions(settings: RankingSettings, policies: Mapping[str, PlacementPolicy]) -> DecisionNotes | None:

@@ -22,6 +22,7 @@ class RankerProtocol(StrEnum):
 def ranker(
     data: FolderOption,
     protocol: Annotated[RankerProtocol, typer.Option(help="What is held out, and from whom.")] = RankerProtocol.LOO,
+    trees: Annotated[bool, typer.Option("--trees", help="Boosted trees on the same columns, too.")] = False,
     users: Annotated[int | None, typer.Option(min=1, help="Test users; default all.")] = None,
     plots: PlotsOption = None,
     json_file: JsonOption = None,
@@ -43,7 +44,8 @@ def ranker(
         folder = Registry(registry / f"ranker-{dataset.name}-{protocol.value}")
         with ConsoleProgress() as progress:
             bundle = find_or_train(settings, dataset, folder, progress)
-            study = study_ranker(bundle, dataset, split_data(settings, dataset), settings, progress, users)
+            split = split_data(settings, dataset)
+            study = study_ranker(bundle, dataset, split, settings, progress, users, with_trees=trees)
     if plots is not None:
         from tandem_trainer.studies.plots import draw_calibration
 

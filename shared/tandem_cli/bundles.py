@@ -13,6 +13,7 @@ from tandem_cli.access import with_access
 from tandem_cli.console import out, user_errors
 from tandem_core.errors import BundleRefused, NotFound
 from tandem_core.registry_s3 import open_registry
+from tandem_core.settings import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
 RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of bundles, or s3://bucket/prefix.")]
@@ -20,6 +21,7 @@ TargetOption = Annotated[
     str, typer.Option("--target", help="Admin address of a service, to ask it instead of the folder.")
 ]
 TIMEOUT_S = 60.0  # activating compares the hashes of all files
+_UNUSABLE = (BundleRefused, NotFound, ConfigError, OSError)  # of registries, on S3 too
 
 
 @app.command("list")
@@ -29,9 +31,9 @@ def list_bundles(registry: RegistryOption = Path("bundles"), target: TargetOptio
     if target:
         _list_at(target)
         return
-    found = open_registry(registry)
     table = Table("", "bundle", "created (UTC)", "data", "items", "trained on the cut of")
-    with user_errors(BundleRefused):
+    with user_errors(*_UNUSABLE):
+        found = open_registry(registry)
         current = found.current()
         for bundle_id in found.bundle_ids():
             manifest = found.manifest(bundle_id)
@@ -51,7 +53,7 @@ def activate(bundle_id: str, registry: RegistryOption = Path("bundles"), target:
         answer = _admin(target, "ActivateBundle", bundle_id=bundle_id)
         out.print(f"current is {bundle_id}, before it was {answer.previous_bundle_id or 'none'}")
         return
-    with user_errors(BundleRefused, NotFound):
+    with user_errors(*_UNUSABLE):
         current = open_registry(registry).activate(bundle_id)
     out.print(f"current is {current.bundle_id}, before it was {current.previous or 'none'}")
 
@@ -64,7 +66,7 @@ def rollback(registry: RegistryOption = Path("bundles"), target: TargetOption = 
         answer = _admin(target, "RollbackBundle")
         out.print(f"current is {answer.bundle_id}")
         return
-    with user_errors(BundleRefused, NotFound):
+    with user_errors(*_UNUSABLE):
         current = open_registry(registry).rollback()
     out.print(f"current is {current.bundle_id}, before it was {current.previous}")
 

@@ -19,6 +19,7 @@ from tandem_core.stores.open import open_store
 
 _AHEAD_MS = 5 * 60_000  # clocks differ; more than that is none
 _LONGEST_LOAD_S = 600
+_BUSY_S = 5.0  # a writer that holds the file longer than that is no passing one
 # In a process of its own: a damaged model may take down the one that opens it.
 _LOAD = """
 import sys
@@ -137,7 +138,7 @@ def _writable(folder: Path) -> bool:
 
 def _layout(path: Path) -> tuple[int, set[str]]:
     """Return the version of a file and the names of its columns, as table.column."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         columns = connection.execute(
@@ -159,7 +160,7 @@ def _expected_layout() -> tuple[int, set[str]]:
 
 
 def _write_nothing(path: Path) -> None:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=5, isolation_level=None)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_S, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("CREATE TABLE tandem_doctor (probe)")

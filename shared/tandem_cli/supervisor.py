@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,14 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from tandem_core.process_wire import end_with_parent
 from tandem_core.service_arguments import WRONG_CONFIG
 
 RESTART_AFTER_S = 1.0
 LONGEST_STOP_S = 30.0
-
-
-_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +38,8 @@ class Child:
             env=environment,
             stdout=log,
             stderr=log,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509  it calls one system call and takes no lock
+            preexec_fn=end_with_parent,  # noqa: PLW1509  it calls one system call and takes no lock
         )
-
-
-def _end_with_parent() -> None:
-    """In the child: be told to stop when the supervisor dies, however it dies. Linux alone has this."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Supervisor:

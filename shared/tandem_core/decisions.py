@@ -282,10 +282,11 @@ def _to_retrieved(found: Mapping[str, Any], bundle_id: str) -> Retrieved:
 
 def _team(team: Team, first: Retrieved) -> dict[str, Any]:
     """Return a team's entry; lists that were made of the same candidates share them."""
+    shared = team.retrieved.candidates is first.candidates
     return {
         "name": team.name,
         "policy": team.policy,
-        "candidates": None if team.retrieved is first else _candidates(team.retrieved),
+        "candidates": None if shared else _candidates(team.retrieved),
         "degradations": [_degradation(each) for each in team.degradations],
     }
 

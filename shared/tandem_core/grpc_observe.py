@@ -31,7 +31,7 @@ SAMPLE_EVERY = 16  # requests, of which one leaves its searches for the audit
 
 
 class ObserveInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Outermost: it sees what the others refuse, and the time a call waits for a thread."""
+    """Outermost: it sees the time a call waits for a thread. What is refused before that is counted by who refuses."""
 
     def __init__(self, metrics: WorkerMetrics | None = None, tracing: Tracing | None = None) -> None:
         self._metrics = metrics

@@ -69,6 +69,17 @@ class RankingPipeline:
         self._outage = Outage("retrieval")
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
 
+    def warm(self) -> None:
+        """Open the bundle's models, see `Bundle.warm`, and say which rules it has no columns for.
+
+        Not while building: with each change of a live item there is a pipeline more over the same bundle.
+        """
+        self.bundle.warm()
+        for placement, chain in self._chains.items():
+            for missing in chain.unusable:
+                said = {"placement": placement, "rule": missing.component, "why": missing.message}
+                log.error("rule left out", extra=said | {"bundle_id": self.bundle.id})
+
     def recommend(self, query: Query, budget: Budget, retrieve: Retrieve) -> Slate:
         """Return query.max_results items; raises InvalidRequest or DeadlineExceeded."""
         return self.arrange(query, self.candidates(query, budget, retrieve), budget)

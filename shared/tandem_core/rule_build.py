@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -34,8 +33,6 @@ from tandem_core.rules.seen import SeenDiscount
 from tandem_core.rules.slots import ClaimRule
 from tandem_core.rules.value_weights import ValueWeights
 
-log = logging.getLogger(__name__)
-
 
 def build_chain(placement: str, policy: PlacementPolicy, bundle: Bundle) -> RuleChain:
     """Return the placement's rules over the items of the bundle.
@@ -45,7 +42,7 @@ def build_chain(placement: str, policy: PlacementPolicy, bundle: Bundle) -> Rule
     fill a list under the caps: raises BundleRefused. The bundle that served before goes on serving.
     """
     build = _Build(placement, policy, bundle)
-    chain = RuleChain(
+    return RuleChain(
         ItemTables.of(bundle),
         filters=build.filters(),
         scoring=build.scoring(),
@@ -56,12 +53,6 @@ def build_chain(placement: str, policy: PlacementPolicy, bundle: Bundle) -> Rule
         pins=build.pins(),
         unusable=tuple(build.unusable),
     )
-    for missing in build.unusable:
-        log.error(
-            "rule left out",
-            extra={"placement": placement, "rule": missing.component, "why": missing.message, "bundle_id": bundle.id},
-        )
-    return chain
 
 
 class _Build:

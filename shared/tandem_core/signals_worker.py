@@ -129,5 +129,7 @@ def _observe_all(histogram: Any, seconds: Sequence[float]) -> None:
 
 
 def folder() -> Path:
-    """Return where this tree's files are; the supervisor has set it."""
-    return Path(os.environ[FOLDER])
+    """Return where this tree's files are: the supervisor has made it, what tidies temporary files up may take it."""
+    path = Path(os.environ[FOLDER])
+    path.mkdir(exist_ok=True)
+    return path

@@ -198,6 +198,8 @@ def test_every_decision_replays_to_the_bit(recorded: Path, two_bundles: Registry
     mixed = [decision for decision in decisions if "interleaved" in decision.experiments.values()]
     assert mixed
     assert all(len(decision.teams) == 2 and set(decision.shown.teams) - {""} for decision in mixed)
+    # Retrieval was asked once, and what it gave is kept once.
+    assert all(team.retrieved is decision.retrieved for decision in mixed for team in decision.teams)
     assert f"{n} of {n} replayed decisions are identical" in done.output
 
 

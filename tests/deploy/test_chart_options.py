@@ -417,6 +417,7 @@ def found_selectors(node: Any) -> Iterator[dict[str, str]]:
         ({"retrieval": {"config": {"workers": 2}}}, r"DNS carries no ports.*envoy\.enabled: true"),
         (ENVOY | {"ranking": {"config": {"workers": 2}}}, r"use a port twice: \[50052,50053,50053\]"),
         (ENVOY | {"envoy": {"enabled": True, "readyPort": 50051}}, "listen on a port twice"),
+        (ENVOY | {"writer": {"config": {"ratePerSecond": 5}}}, r"writer\.config\.ratePerSecond without tokens"),
         ({"metrics": {"enabled": True, "port": 50051}}, "retrieval pod would use a port twice"),
         ({"ranking": {"config": {"graceSeconds": 0.1}}}, "below ranking.config.retrievalTimeoutMs"),
         ({"tls": {"enabled": True}}, "needs tls.secretName"),

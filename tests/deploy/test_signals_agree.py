@@ -66,3 +66,14 @@ def test_promtool_finds_nothing_wrong() -> None:
     for kind, path in (("config", ALERTS.parent / "prometheus.yaml"), ("rules", ALERTS)):
         checked = subprocess.run(["promtool", "check", kind, path], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_every_alert_fires_on_what_it_is_for_and_none_while_all_is_well(tmp_path: Path) -> None:
+    text = (Path(__file__).parent / "alerts_test.yaml").read_text()
+    assert all(f'alertname="{rule["alert"]}"' in text for rule in alerts())
+    (tmp_path / "alerts_test.yaml").write_text(text.replace("[ALERTS]", f"[{ALERTS}]"))
+    tested = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "alerts_test.yaml"], capture_output=True, text=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr

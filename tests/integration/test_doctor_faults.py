@@ -110,7 +110,8 @@ def test_a_redis_that_is_there_is_good_and_one_that_is_not_is_told(valkey: Any, 
     assert "hunter2" not in found.says
 
 
-def test_a_store_that_is_held_older_or_out_of_reach_is_told(tmp_path: Path) -> None:
+def test_a_store_that_is_held_older_or_out_of_reach_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_data, "_BUSY_S", 0.1)
     path = tmp_path / "store.db"
     url = f"sqlite:///{path}"
     with closing(open_store(url)) as store:

@@ -12,12 +12,16 @@ from urllib.parse import quote
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
 from tandem.events.v1 import events_pb2, events_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2
+from tandem_cli.main import app
 from tandem_core.certificates import CertificateFiles
 from tandem_core.grpc_access import Access
 from tandem_core.registry_s3 import open_registry
+from tandem_core.service_arguments import load_settings
+from tandem_core.settings import ConfigError
 from tandem_core.stores.open import open_store
 from tandem_core.stores.open_live import open_live_store
 from tandem_core.tokens import Scope, digest, new_token
@@ -50,6 +54,13 @@ def of_processes(running: Any) -> str:
         except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
     return found
+
+
+def metrics_of(running: Any) -> str:
+    (port,) = re.findall(r'"metrics_port": (\d+)', running.text)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is not behind a proxy
+    with direct.open(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        return str(answer.read().decode())
 
 
 def test_nothing_that_processes_write_has_a_password_a_key_or_a_token(
@@ -123,16 +134,14 @@ def test_nothing_that_processes_write_has_a_password_a_key_or_a_token(
     assert [d.component for d in retrieve().degradations] == ["store"]
     s3.stop()
     wait_until(lambda: "secret-bucket" in retrieval.text.partition('"listening"')[2], 60, "the registry missed")
-    (metrics_port,) = re.findall(r'"metrics_port": (\d+)', retrieval.text)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://127.0.0.1:{metrics_port}/metrics", timeout=60) as answer:
-        metrics = answer.read().decode()
-    seen = of_processes(retrieval) + of_processes(writer)
+    wait_until(lambda: re.search(r"^tandem_store_lag_seconds [1-9]", metrics_of(retrieval), re.M), 60, "the lag told")
+    assert re.search(r"^tandem_store_errors_total [1-9]", metrics_of(retrieval), re.M)
+    told, seen = metrics_of(retrieval), of_processes(retrieval) + of_processes(writer)
 
     assert retrieval.terminate() == 0
     assert writer.terminate() == 0
 
-    written = metrics + seen + "".join(each.text for each in (retrieval, writer))
+    written = told + seen + "".join(each.text for each in (retrieval, writer))
     assert "store" in written
     secret = {
         "the store's password": password, "the same in a URL": quote(password, safe=""), "the key of S3": secret_key,
@@ -141,42 +150,50 @@ def test_nothing_that_processes_write_has_a_password_a_key_or_a_token(
     assert [what for what, text in secret.items() if text in written] == []
 
 
+STORE = "redis://shop:hunter2@127.0.0.1:6379/0"
+
+
 def test_a_start_that_fails_and_a_doctor_show_no_password(
     launch: Any, write_toml: Callable[..., Path], a_free_port: Callable[[], int], tmp_path: Path
 ) -> None:
-    port = a_free_port()
-    good = {"port": 0, "registry": tmp_path / "none", "store": f"redis://shop:hunter2@127.0.0.1:{port}/7"}
-    wrong: list[dict[str, Any]] = [
-        {"store": f"mysql://shop:hunter2@127.0.0.1:{port}/7"},
-        {"store": f"{good['store']}?unknown=1"},
-        {"store": "redis://shop:hunter2@127.0.0.1:no-port/7"},
-        {"tls_client_ca": tmp_path / "none"},  # a mistake of the settings as a whole
-    ]
-    ended = []
-    for i, changed in enumerate(wrong):
-        config = write_toml(tmp_path / f"{i}.toml", good | changed)
-        ended.append(launch.command("retrieval", "-m", "tandem_retrieval", "--config", str(config)))
+    good = {"port": 0, "registry": tmp_path / "none", "store": STORE.replace("6379", str(a_free_port()))}
+    config = write_toml(tmp_path / "wrong.toml", good | {"store": f"{good['store']}?unknown=1"})
+    running = launch.command("retrieval", "-m", "tandem_retrieval", "--config", str(config))
     config = write_toml(tmp_path / "serve.toml", {"retrieval": good})
-    doctor = launch.tandem("doctor", "--config", str(config), name="doctor")
-    for each in ended:
-        assert each.process.wait(120) == 2
-        assert each.text
-        assert "hunter2" not in each.text
-    assert doctor.process.wait(120) == 1
-    assert "127.0.0.1" in doctor.text
-    assert "hunter2" not in doctor.text
+    doctor = CliRunner().invoke(app, ["doctor", "--config", str(config)])
+    assert doctor.exit_code == 1
+    assert "127.0.0.1" in doctor.output
+    assert running.process.wait(120) == 2
+    assert "unknown" in running.text
+    assert "hunter2" not in doctor.output + running.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"store": STORE.replace("redis:", "mysql:")},
+        {"store": f"{STORE}?unknown=1"},
+        {"store": STORE.replace(":6379", ":no-port")},
+        {"tls_client_ca": "none"},  # a mistake of the settings as a whole
+        {"port": "many"},
+        {"treads": 3},
+    ],
+)
+def test_no_error_of_a_configuration_quotes_a_password(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_store(load_settings(RetrievalSettings, {"store": STORE} | wrong, "a.toml").store)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_no_object_shows_a_secret_that_it_holds(tmp_path: Path) -> None:
-    store = "redis://shop:hunter2@127.0.0.1:6379/0"
     token, lines = new_token("shop", frozenset({Scope.SERVE}))
     (tmp_path / "token").write_text(token)
     (tmp_path / "tokens.toml").write_text(lines)
-    given: dict[str, Any] = {"store": store, "otlp_endpoint": "http://me:hunter2@collector/v1/traces"}
+    given: dict[str, Any] = {"store": STORE, "otlp_endpoint": "http://me:hunter2@collector/v1/traces"}
     access = Access(CertificateFiles(), tmp_path / "token")
     access.check()
     shown = [kind(**given) for kind in (RetrievalSettings, RankingSettings, WriterSettings)]
-    for each in (*shown, open_store(store), open_live_store(store), access):
+    for each in (*shown, open_store(STORE), open_live_store(STORE), access):
         for text in (repr(each), str(each)):
             assert "hunter2" not in text
             assert token not in text

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tandem_core.bundle import open_parts
 from tandem_core.catalog import Catalog
 from tandem_core.manifest import (
@@ -35,6 +37,7 @@ from tandem_trainer.split import Split
 from tandem_trainer.train_ranker import train_ranker
 
 RANKER, HISTORY = "ranker.onnx", "history.json"
+BASE_RATE = "ranker_base_rate:"  # of a head, in a bundle's metrics
 RANKER_SETTINGS = ("ranker", "ranker_data")  # of the configuration: all that a new ranker may differ in
 
 
@@ -67,6 +70,9 @@ def make_ranker(
         examples, names, heads, config.ranker, config.ranker_data.source_dropout, config.seed, progress
     )
     core_s = time.process_time() - started
+    for k, head in enumerate(heads):
+        if not head.value:  # how often it happens among all candidates: what a predictor that knows nothing would say
+            metrics[BASE_RATE + head.name] = float(np.average(examples.heads[:, k], weights=examples.weights))
     path = folder / RANKER
     shapes = [{"features": examples.features[:n]} for n in (1, 7, 500)]
     to_onnx(fitted.model, shapes[-1], "answers", path, {"features": {0: "candidates"}})

@@ -42,7 +42,12 @@ class _Following(Generic[Loaded]):
 
     def take(self, store: LiveStore, most: int) -> bool:
         """Apply all deletions and up to `most` additions; return whether there are more."""
-        changes = store.changes(self.view.bundle.id, self._cursor, most)
+        try:
+            changes = store.changes(self.view.bundle.id, self._cursor, most)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # an item that cannot be read, of a newer writer say, must not end all answers
+            raise StoreUnavailable(f"a live item cannot be read: {error!r}") from error
         before = self.view.bundle
         self.view.apply(changes)
         self._cursor = changes.cursor

@@ -28,8 +28,9 @@ class LiveView:
     """Follows the changes of one bundle's catalogue. `bundle` is the newest version; versions given out stay sound.
 
     Every array of the bundle goes on behind its last row: what reads them by row (filters, features, rules) needs to
-    know nothing of live items. Applying n changes costs O(n), whatever the size of the catalogue, except for what is
-    copied when room runs out and where texts are new to a column. Not safe to be changed from several threads.
+    know nothing of live items. Applying n changes costs O(n) and a sort of the live items by age, whatever the size of
+    the catalogue, except for what is copied when room runs out and where texts are new to a column. Not safe to be
+    changed from several threads.
     """
 
     def __init__(self, base: Bundle, clock: Callable[[], float] = time.monotonic) -> None:
@@ -100,7 +101,7 @@ class LiveView:
         item_vectors, content_vectors = columns.item_vectors.first(n), columns.content_vectors.first(n)
         gone = columns.gone.first(n)
         live = np.flatnonzero(~gone[size:]).astype(np.int32)
-        by_age = np.argsort(-np.array(self._rows.seqs, np.int64)[live], kind="stable")
+        by_age = np.argsort(-columns.seqs.first(n - size)[live], kind="stable")
         catalog = LiveCatalog(
             base.catalog,
             self._rows,
@@ -139,6 +140,8 @@ class _Columns:
         self.event_counts = Growing(catalog.event_counts)
         self.all_rows = Growing(catalog.all_rows)
         self.gone = Growing(np.zeros(len(catalog), np.bool_))
+        self.seqs = Growing(np.empty(0, np.int64))  # by place: the bundle's own items have none
+        self._size = len(catalog)
         self.codes = {name: _Codes(column) for name, column in catalog.codes.items()}
         self.numbers: Mapping[str, Growing] = {name: Growing(column) for name, column in catalog.numbers.items()}
 
@@ -152,6 +155,7 @@ class _Columns:
         self.levels.put(rows, np.float32(0))
         self.event_counts.put(rows, np.zeros(len(rows), np.int32))
         self.all_rows.put(rows, rows)
+        self.seqs.put(rows - np.int32(self._size), np.array([each.seq for each in added], np.int64))
         for name, numbers in self.numbers.items():
             numbers.put(rows, np.array([item.numbers.get(name, np.nan) for item in items]))
         for name, codes in self.codes.items():

@@ -22,6 +22,7 @@ from tandem_core.rules.slots import Placed
 GRID = 64  # places at which the integrand is computed
 REACH = 4.0  # standard deviations of each item's distribution that the grid covers
 _DEVIATION = f"head:{UNCERTAINTY}"
+_COUNTS = ("item_impressions", "item_clicks")
 _STEPS = np.linspace(0, 1, GRID)
 # What is below each place of the grid, and half of what is there: equal ones share the first place.
 _BELOW = np.triu(np.ones((GRID, GRID))) - np.eye(GRID) / 2
@@ -49,6 +50,8 @@ class ClickRates:
         return clicks + self.rate * self.impressions, without + (1 - self.rate) * self.impressions
 
     def chances(self, given: Given, at: Order) -> NDArray[np.float64]:
+        if given.batch.columns.keys().isdisjoint(_COUNTS):  # nothing is known of any: nothing to integrate over
+            return np.full(len(at), 1 / len(at))
         return best_of(*self.of(given, at))
 
 

@@ -2,8 +2,9 @@
 
 Keys, all below one prefix: events, a stream with every event under the id "<sequence>-0"; sequence and arrival_ms,
 counters; chosen:<user> and shown:<user>, sorted sets of the newest events by time; by:<user>, a list of the sequence
-numbers of the user's events; attributes:<user>, a JSON object; insert:<insert_id>, set for as long as doubles are
-recognised; suppressed, a sorted set of user hashes by the time of forgetting; suppression-key.
+numbers of the user's events, but for those that the stream has let go of; attributes:<user>, a JSON object;
+insert:<insert_id>, set for as long as doubles are recognised; suppressed, a sorted set of user hashes by the time of
+forgetting; suppression-key.
 Scripts name keys that are not in KEYS: they are for one primary with replicas, not for Redis Cluster.
 """
 
@@ -16,6 +17,8 @@ ADD = """
 local p, outcomes = ARGV[1], {}
 local arrival = math.max(tonumber(ARGV[2]), tonumber(redis.call('GET', p .. 'arrival_ms') or '0'))
 redis.call('SET', p .. 'arrival_ms', string.format('%.0f', arrival))
+local oldest = redis.call('XRANGE', p .. 'events', '-', '+', 'COUNT', 1)[1]
+local first = oldest and tonumber(string.match(oldest[1], '^%d+')) or 0
 for i = 7, #ARGV, 6 do
   local insert_id, user, hash, time = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local shown, payload = ARGV[i + 4] == '1', ARGV[i + 5]
@@ -29,7 +32,9 @@ for i = 7, #ARGV, 6 do
     local sequence = string.format('%.0f', redis.call('INCR', p .. 'sequence'))
     redis.call('XADD', p .. 'events', 'MAXLEN', '~', ARGV[5], sequence .. '-0',
       'user', user, 'time', time, 'payload', payload, 'insert_id', insert_id)
-    redis.call('RPUSH', p .. 'by:' .. user, sequence)
+    local by = p .. 'by:' .. user
+    redis.call('RPUSH', by, sequence)
+    while tonumber(redis.call('LINDEX', by, 0)) < first do redis.call('LPOP', by) end
     local key = p .. (shown and 'shown:' or 'chosen:') .. user
     redis.call('ZADD', key, time, string.rep('0', 16 - #sequence) .. sequence .. payload)
     redis.call('ZREMRANGEBYRANK', key, 0, -1 - tonumber(shown and ARGV[4] or ARGV[3]))

@@ -117,6 +117,14 @@ def test_bundles_are_listed_and_the_current_one_is_marked(trained: Trained, regi
     assert "*" in line
 
 
+@pytest.mark.parametrize("command", [["list"], ["activate", "b1"], ["rollback"]])
+def test_a_registry_that_cannot_be_read_is_one_clear_error(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bundles").write_text("no folder")
+    result = run(app, ["bundles", *command, "--registry", str(tmp_path / "bundles")])
+    assert result.exit_code == 2
+    assert "error:" in result.output
+
+
 def test_the_example_configuration_is_what_the_defaults_are() -> None:
     assert load_config(CONFIGS / "train.toml") == TrainConfig()
 

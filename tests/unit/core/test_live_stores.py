@@ -178,6 +178,15 @@ class TestRedis(LiveStoreContract):
         redis.Redis(port=valkey.port, db=3).flushdb()
         return f"redis://127.0.0.1:{valkey.port}/3"
 
+    def test_that_nothing_is_missing_is_known_without_a_look_at_every_item(self, store: LiveStore, valkey: Any) -> None:
+        redis = pytest.importorskip("redis")
+        upsert(store, *(f"i{i}" for i in range(50)))
+        with redis.Redis(port=valkey.port) as client:
+            client.config_resetstat()
+            assert store.not_encoded("b1", 1) == []
+            assert "cmdstat_hexists" not in client.info("commandstats")
+            assert len(store.not_encoded("b2", 100)) == 50
+
 
 @pytest.mark.parametrize("url", ["sqlite:////dev/null/store.db", "redis://127.0.0.1:1/0"])
 def test_a_store_that_cannot_be_reached_says_so(url: str) -> None:

@@ -432,6 +432,24 @@ def test_a_store_that_does_not_answer_leaves_what_is_known(store: SqliteLiveStor
     assert {"new", "newer"} <= set(live.held.choose(["b1"]).catalog.row_of)
 
 
+def test_an_item_that_cannot_be_read_costs_the_changes_and_not_the_answers(
+    store: SqliteLiveStore, make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    upsert(store, "new")
+    live = serving(store, Holding(make_bundle()))
+    assert "new" in live.held.choose().catalog.row_of
+    upsert(store, "newer")
+    connection = store._connection()
+    good = connection.execute("SELECT document FROM live_items WHERE item_id = 'newer'").fetchone()
+    connection.execute("""UPDATE live_items SET document = '["of", "another", "format"]' WHERE item_id = 'newer'""")
+    for _ in range(3):
+        assert "new" in live.held.choose().catalog.row_of
+    assert "newer" not in live.held.choose().catalog.row_of
+    assert [record.message for record in caplog.records] == ["live items are not followed"]
+    connection.execute("UPDATE live_items SET document = ? WHERE item_id = 'newer'", good)
+    assert "newer" in live.held.choose().catalog.row_of
+
+
 def test_a_bundle_that_came_during_an_outage_has_the_changes_of_before_once_the_store_is_back(
     store: SqliteLiveStore, make_bundle: MakeBundle
 ) -> None:

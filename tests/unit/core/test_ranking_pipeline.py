@@ -390,3 +390,15 @@ def test_a_real_bundle_gives_as_many_items_as_there_are_and_were_asked_for(
     assert np.isfinite(slate.items.scores).all()
     assert np.all(np.diff(slate.items.scores) <= 0)
     assert {each.kind for each in slate.degradations} <= {DegradationKind.RULE_RELAXED}
+
+
+def test_a_rule_that_is_left_out_is_logged_when_its_bundle_is_warmed_and_not_with_every_live_item(
+    make_bundle: MakeBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    policies = {"home": PlacementPolicy(caps=({"column": "colour", "limit": 1},))}  # type: ignore[arg-type]
+    with caplog.at_level(logging.ERROR):
+        pipeline = RankingPipeline(make_bundle(), policies)
+        assert not caplog.records
+        pipeline.warm()
+    (record,) = caplog.records
+    assert (record.message, vars(record)["placement"], vars(record)["rule"]) == ("rule left out", "home", "cap:colour")

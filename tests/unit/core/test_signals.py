@@ -134,6 +134,12 @@ def test_the_writer_serves_no_bundle_so_that_none_of_before_stays_with_it(tmp_pa
     assert not any(name.startswith("tandem_bundle_info") for name in series)
 
 
+def test_a_worker_starts_where_something_that_tidies_up_took_the_folder(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "taken")}
+    subprocess.run([sys.executable, "-c", WRITER], env=environment, check=True, timeout=60)
+    assert "tandem_bundle_refused[]" in collected(tmp_path / "taken")
+
+
 def test_labels_that_nobody_bounded_are_bounded() -> None:
     metrics = WorkerMetrics()
     for i in range(MOST_LABELLED + 50):

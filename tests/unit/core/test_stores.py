@@ -385,6 +385,18 @@ class TestRedisStore(StoreContract):
         assert list(small.log(0, 2)) == []
         small.close()
 
+    def test_what_the_log_has_let_go_of_costs_no_memory_any_more(
+        self, valkey: Any, store: UserStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tandem_core.stores.redis._LOG_LENGTH", 100)
+        for _ in range(8):
+            store.add_events([event(f"i{i}") for i in range(100)])
+        with redis.Redis(port=valkey.port, db=3) as client:
+            logged, numbered = client.xlen("tandem:events"), client.llen("tandem:by:ann")
+        assert logged < 400, "the log is not cut: the test says nothing"
+        assert numbered <= logged + 100
+        assert store.forget("ann").events == logged
+
     def test_a_server_that_is_not_durable_is_told_of_once(
         self, valkey: Any, store: UserStore, caplog: pytest.LogCaptureFixture
     ) -> None:

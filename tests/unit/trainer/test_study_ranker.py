@@ -23,7 +23,7 @@ def study(trained: Trained, bundle: Bundle) -> RankerStudy:
         data=DataSettings(adapter="synthetic", synthetic_users=400, synthetic_items=300),
         ranker_data=RankerData(most_requests=100, moments=1),
     )
-    return study_ranker(bundle, trained.dataset, trained.split, config, Progress(), most_users=60)
+    return study_ranker(bundle, trained.dataset, trained.split, config, Progress(), most_users=60, with_trees=True)
 
 
 def test_every_order_is_measured_on_the_same_users_and_compared_with_the_fused_one(study: RankerStudy) -> None:

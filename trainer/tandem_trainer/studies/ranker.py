@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,13 @@ from tandem_trainer.progress import Progress
 from tandem_trainer.quality.protocols import LOO_ITEM_EVENTS
 from tandem_trainer.ranker_examples import HeadSettings, head_truths, ranker_examples
 from tandem_trainer.ranker_fit import RankingData
+from tandem_trainer.ranker_step import BASE_RATE
 from tandem_trainer.split import Split
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 
 K = 10
 FUSED, RANKED, TREES = "fused retrieval order", "ranker", "boosted trees, same columns (not served)"
+Trees: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float64]]  # features [n, f] -> scores [n]
 PERMUTED = 200  # requests that permutation importance is measured on
 SHOWN = 20  # of the permuted columns, the ones that matter most
 NOTES = (
@@ -82,22 +85,19 @@ def study_ranker(
     config: TrainConfig,
     progress: Progress,
     most_users: int | None = None,
+    *,
+    with_trees: bool = False,
 ) -> RankerStudy:
-    """Rank for the users of the test events. bundle: trained with `config` on the training part of `split`."""
+    """Rank for the users of the test events. bundle: trained with `config` on the training part of `split`.
+
+    with_trees: gradient boosting on the ranker's examples, which must be made again for it, is compared too.
+    """
     scorer = bundle.scorer
     if scorer is None:
         raise ValueError(f"bundle {bundle.id} was loaded without its ranker")
     pipeline, seed = RetrievalPipeline(bundle), config.seed
-    data = config.ranker_data
-    known = validation_queries(
-        config, dataset, split, bundle.schema, bundle.catalog, most=data.most_requests, moments=data.moments
-    )
     heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads if head.event_types]
-    with progress.step("candidates of validation"):
-        names = scorer.feature_names
-        examples = ranker_examples(pipeline, known, names, heads, data, seed, progress)
-    with progress.step("boosted trees"):
-        trees = fit_trees(examples, seed)
+    trees = _trees(bundle, dataset, split, heads, config, progress) if with_trees else None
     offline = queries_of_test(bundle, dataset, split, most_users=most_users, seed=seed)
     with progress.step("test"):
         tested = _test(pipeline, scorer, offline, heads, trees, config, progress)
@@ -105,17 +105,36 @@ def study_ranker(
         "data": dataset.name,
         "protocol": split.protocol,
         "test users": len(offline),
-        "validation requests": len(examples),
-        "columns": len(names),
+        "validation requests": int(bundle.manifest.metrics["ranker_requests"]),
+        "columns": len(scorer.feature_names),
         "served": "ranker" if bundle.manifest.ranker_helps else "fused order",
         "seed": seed,
     }
-    calibrated, curves = _calibration(tested, heads, examples, seed)
+    calibrated, curves = _calibration(tested, heads, bundle.manifest.metrics, seed)
     tables = (_orders(tested, offline, seed), calibrated, _importance(tested, scorer, offline, seed))
     return RankerStudy(StudyReport("ranker", facts, tables, NOTES), curves)
 
 
-def fit_trees(examples: RankingData, seed: int) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+def _trees(
+    bundle: Bundle,
+    dataset: Dataset,
+    split: Split,
+    heads: Sequence[HeadSettings],
+    config: TrainConfig,
+    progress: Progress,
+) -> Trees:
+    data = config.ranker_data
+    known = validation_queries(
+        config, dataset, split, bundle.schema, bundle.catalog, most=data.most_requests, moments=data.moments
+    )
+    names = bundle.manifest.ranker_features
+    with progress.step("candidates of validation"):
+        examples = ranker_examples(RetrievalPipeline(bundle), known, names, heads, data, config.seed, progress)
+    with progress.step("boosted trees"):
+        return fit_trees(examples, config.seed)
+
+
+def fit_trees(examples: RankingData, seed: int) -> Trees:
     """Fit trees on the ranker's own examples (gradient boosting on histograms, as Ke et al., NeurIPS 2017)."""
     model = HistGradientBoostingClassifier(
         max_iter=100,
@@ -134,12 +153,13 @@ def _test(
     scorer: OnnxScorer,
     offline: OfflineQueries,
     heads: Sequence[HeadSettings],
-    trees: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+    trees: Trees | None,
     config: TrainConfig,
     progress: Progress,
 ) -> _Tested:
     bundle, most = pipeline.bundle, config.ranker_data.candidates
-    lists = {name: np.full((len(offline), K), -1, np.int32) for name in (FUSED, RANKED, TREES)}
+    names = (FUSED, RANKED) if trees is None else (FUSED, RANKED, TREES)
+    lists = {name: np.full((len(offline), K), -1, np.int32) for name in names}
     said: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.float32]] = []
     some: list[tuple[int, NDArray[np.int32], NDArray[np.float32]]] = []
@@ -149,7 +169,10 @@ def _test(
         user = resolve_user(bundle.schema, bundle.catalog, query)
         features = ranker_features(scorer.feature_names, found, user, bundle, query.now_ms)
         scored = scorer.score(features)
-        for name, scores in ((FUSED, found.scores), (RANKED, scored.scores), (TREES, trees(features))):
+        orders: list[NDArray[Any]] = [found.scores, scored.scores]
+        if trees is not None:
+            orders.append(trees(features))
+        for name, scores in zip(names, orders, strict=True):
             best = found.rows[order(scores, found.rows)[:K]]
             lists[name][i, : len(best)] = best
         relevant = offline.relevant.rows[offline.relevant.indptr[i] : offline.relevant.indptr[i + 1]]
@@ -185,15 +208,15 @@ def _orders(tested: _Tested, offline: OfflineQueries, seed: int) -> StudyTable:
 
 
 def _calibration(
-    tested: _Tested, heads: Sequence[HeadSettings], examples: RankingData, seed: int
+    tested: _Tested, heads: Sequence[HeadSettings], metrics: Mapping[str, float], seed: int
 ) -> tuple[StudyTable, dict[str, CalibrationCurve]]:
     rows: list[tuple[Cell, ...]] = []
     curves: dict[str, CalibrationCurve] = {}
-    for k, head in enumerate(heads):
+    for head in heads:
         if head.value:
             continue
         said, happened = tested.answers[head.name]
-        usual = float(np.average(examples.heads[:, k], weights=examples.weights))
+        usual = metrics[BASE_RATE + head.name]
         base = float(happened.mean(dtype=np.float64))
         curves[head.name] = curve = calibration_curve(said, happened)
         ours, theirs = (

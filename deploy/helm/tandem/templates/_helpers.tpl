@@ -220,6 +220,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
     {{- fail (printf "Envoy would listen on a port twice: %s (those of retrieval, ranking and writer, envoy.readyPort, 9901)" (toJson $ports)) }}
   {{- end }}
 {{- end }}
+{{- range $component := list "retrieval" "ranking" "writer" }}
+  {{- if and (index $root.Values $component).config.ratePerSecond $root.Values.envoy.enabled (not $root.Values.tokens.existingSecret) }}
+    {{- fail (printf "%s.config.ratePerSecond without tokens counts calls by address, and behind Envoy every caller has Envoy's: set tokens.existingSecret" $component) }}
+  {{- end }}
+{{- end }}
 {{- if and .Values.trainer.enabled (not .Values.trainer.dataClaim) }}
   {{- fail "trainer.enabled needs trainer.dataClaim: the name of the PersistentVolumeClaim with the tables to train on" }}
 {{- end }}
