@@ -30,7 +30,7 @@ def replay(records: Records, registry: Bundles = Path("bundles")) -> None:
         try:
             made = make_again(decision, bundle, policies)
         except CannotReplay as error:
-            out.print(f"left out: {error}")
+            out.print(f"left out: {error}", markup=False)
             continue
         again += 1
         same += made.identical
@@ -38,7 +38,7 @@ def replay(records: Records, registry: Bundles = Path("bundles")) -> None:
             out.print(f"{decision.decision_id}: not the same list")
             for place, (was, now) in enumerate(zip(decision.shown.item_ids, made.item_ids, strict=False), start=1):
                 if was != now:
-                    out.print(f"  place {place}: {was} was shown, {now} now")
+                    out.print(f"  place {place}: {was} was shown, {now} now", markup=False)
                     break
             else:
                 out.print("  the same items, other scores or propensities")
@@ -74,7 +74,7 @@ def preview_rules(
         try:
             slate = under(decision, bundle, policies[decision.placement])
         except CannotReplay as error:
-            out.print(f"left out: {error}")
+            out.print(f"left out: {error}", markup=False)
             continue
         before = decision.shown.item_ids
         after = tuple(bundle.catalog.item_ids[row] for row in slate.items.rows.tolist())
@@ -87,7 +87,7 @@ def preview_rules(
         goes.update(set(before) - set(after))
         relaxed.update(each.component for each in slate.degradations if each.kind.name == "RULE_RELAXED")
     for name, n in left_out.items():
-        out.print(f"{n} decisions of placement {name!r} left out: {policy} does not have it")
+        out.print(f"{n} decisions of placement {name!r} left out: {policy} does not have it", markup=False)
     if not seen:
         fail("no decision of these records can be made again under these rules")
     out.print(f"{seen} decisions: {changed} would look different, {100 * changed / seen:.1f} %")
@@ -95,7 +95,7 @@ def preview_rules(
     out.print(f"items kept {share * kept:.1f} %, places with another item {share * moved:.1f} %")
     for title, counts in (("come", comes), ("go", goes), ("rules relaxed", relaxed)):
         for name, n in counts.most_common(top):
-            out.print(f"{title}: {name} ({n})")
+            out.print(f"{title}: {name} ({n})", markup=False)
 
 
 def _whole(records: Path, registry: Path) -> Iterator[tuple[Decision, Bundle, dict[str, PlacementPolicy]]]:
