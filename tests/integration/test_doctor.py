@@ -196,9 +196,10 @@ def doctor_services_sees(port: int) -> bool:
 
 
 @pytest.fixture
-def both(launch: Any, registry: Registry, trained: Any) -> tuple[Any, Any]:
-    retrieval = launch.service("retrieval", registry=registry.root)
-    ranking = launch.service("ranking", registry=registry.root, retrieval_target=f"ipv4:{retrieval.target}")
+def both(launch: Any, registry: Registry, trained: Any, a_free_port: Callable[[], int]) -> tuple[Any, Any]:
+    port = a_free_port()
+    retrieval = launch.service("retrieval", registry=registry.root, port=port)
+    ranking = launch.service("ranking", registry=registry.root, retrieval_target=f"ipv4:127.0.0.1:{port}")
     return retrieval.wait_serving(), ranking.wait_serving()
 
 

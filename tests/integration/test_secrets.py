@@ -103,8 +103,9 @@ def test_nothing_that_processes_write_has_a_password_a_key_or_a_token(
         config = write_toml(tmp_path / f"{name}-{len(launch.started)}.toml", settings | changed)
         return launch.command(name, "-m", MODULES[name], "--config", str(config), environment=environment)
 
-    retrieval = start("retrieval", metrics_port=0).wait_serving(120)
-    writer = start("writer").wait_serving(120)
+    retrieval, writer = start("retrieval", metrics_port=0), start("writer")
+    for each in (retrieval, writer):
+        each.wait_serving()
     mine = (("authorization", f"Bearer {token}"),)
     event = events_pb2.Event(user_id="ann", item_id="i001", event_type="click")
 

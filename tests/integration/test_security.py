@@ -381,6 +381,7 @@ def test_both_services_talk_over_mtls_with_tokens_and_no_secret_is_in_their_logs
     trained: Any,
     tmp_path: Path,
     wait_until: Callable[..., Any],
+    a_free_port: Callable[[], int],
 ) -> None:
     ours, callers = new_authority("ours"), new_authority("callers")
     path = tmp_path / "tokens.toml"
@@ -393,10 +394,11 @@ def test_both_services_talk_over_mtls_with_tokens_and_no_secret_is_in_their_logs
         "registry": registry.root, "log_level": "debug", "tokens_file": path,
         "tls_cert": certificate, "tls_key": key, "tls_client_ca": callers.path,
     }  # fmt: skip
-    retrieval = launch.service("retrieval", admin_port=0, **settings)
+    port = a_free_port()
+    retrieval = launch.service("retrieval", admin_port=0, port=port, **settings)
     ranking = launch.service(
         "ranking",
-        retrieval_target=f"ipv4:{retrieval.target}",
+        retrieval_target=f"ipv4:127.0.0.1:{port}",
         retrieval_tls_ca=ours.path,
         retrieval_tls_cert=client_certificate,
         retrieval_tls_key=client_key,
@@ -448,13 +450,13 @@ def test_both_services_talk_over_mtls_with_tokens_and_no_secret_is_in_their_logs
 
 
 def test_a_service_whose_files_are_wrong_ends_with_one_clear_line(launch: Any, tmp_path: Path) -> None:
-    running = launch.service("ranking", tls_cert=tmp_path / "none.pem", tls_key=tmp_path / "none.key")
-    assert running.process.wait(60) == 2
-    assert running.text == f"TLS file {tmp_path / 'none.pem'} cannot be read: No such file or directory\n"
     (tmp_path / "empty").touch()
-    running = launch.service("ranking", retrieval_token_file=tmp_path / "empty")
-    assert running.process.wait(60) == 2
-    assert f"token file {tmp_path / 'empty'} must hold one token" in running.text
+    without_tls = launch.service("ranking", tls_cert=tmp_path / "none.pem", tls_key=tmp_path / "none.key")
+    without_token = launch.service("ranking", retrieval_token_file=tmp_path / "empty")
+    assert without_tls.process.wait(120) == 2
+    assert without_tls.text == f"TLS file {tmp_path / 'none.pem'} cannot be read: No such file or directory\n"
+    assert without_token.process.wait(120) == 2
+    assert f"token file {tmp_path / 'empty'} must hold one token" in without_token.text
 
 
 def test_no_setting_shows_a_password_that_is_in_it() -> None:

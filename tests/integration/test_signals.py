@@ -66,12 +66,16 @@ def searched(registry: Registry, trained: Trained, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def tree(module_launch: Any, searched: tuple[Registry, str], wait_until: Until) -> tuple[Any, int, Any, int]:
+def tree(
+    module_launch: Any, searched: tuple[Registry, str], wait_until: Until, a_free_port: Callable[[], int]
+) -> tuple[Any, int, Any, int]:
     """Ranking with two workers and its metrics port; retrieval and its own."""
     settings = {"registry": searched[0].root, "metrics_port": 0, "audit_s": 0.05}
-    retrieval = module_launch.service("retrieval", **settings).wait_serving()
-    target = f"ipv4:127.0.0.1:{retrieval.port}"
-    ranking = module_launch.service("ranking", workers=2, retrieval_target=target, **settings).wait_serving()
+    port = a_free_port()
+    retrieval = module_launch.service("retrieval", port=port, **settings)
+    ranking = module_launch.service("ranking", workers=2, retrieval_target=f"ipv4:127.0.0.1:{port}", **settings)
+    for each in (retrieval, ranking):
+        each.wait_serving()
     return (
         ranking,
         port_in_log(ranking, wait_until, "metrics_port"),
