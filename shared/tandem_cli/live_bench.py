@@ -62,15 +62,21 @@ def measure(bundle: Bundle, count: int, calls: int, folder: Path) -> dict[str, f
     return figures
 
 
+_Pipelines = tuple[RetrievalPipeline, RankingPipeline]
+
+
 class _Served:
-    """One store of live items, and what serves them."""
+    """One store of live items, and what serves them, made anew for every version of the catalogue as services do."""
 
     def __init__(self, bundle: Bundle, path: Path) -> None:
         self._bundle = bundle
-        self.store, self._writer = SqliteLiveStore(path), SqliteLiveStore(path)
-        self.held: Held[Bundle] = Held(bundle.id, "", ((bundle.id, bundle),), "", "")
-        self._live = LiveServing(self, self.store, lambda version: version, lambda version: version)
         self._policies = load_policies(None)
+        self.store, self._writer = SqliteLiveStore(path), SqliteLiveStore(path)
+        self.held: Held[_Pipelines] = Held(bundle.id, "", ((bundle.id, self._over(bundle)),), "", "")
+        self._live = LiveServing(self, self.store, self._over, lambda pipelines: pipelines[0].bundle)
+
+    def _over(self, bundle: Bundle) -> _Pipelines:
+        return RetrievalPipeline(bundle), RankingPipeline(bundle, self._policies)
 
     def write(self, items: list[LiveItem], encodings: list[Encoding]) -> None:
         self._writer.upsert(items, {self._bundle.id: encodings})
@@ -79,11 +85,12 @@ class _Served:
         _ = self._live.held
 
     def retrieve(self, query: Query) -> object:
-        return RetrievalPipeline(self._live.held.choose()).retrieve(query, Budget())
+        retrieval, _ = self._live.held.choose()
+        return retrieval.retrieve(query, Budget())
 
     def recommend(self, query: Query) -> object:
-        bundle = self._live.held.choose()
-        return RankingPipeline(bundle, self._policies).recommend(query, Budget(), RetrievalPipeline(bundle).retrieve)
+        retrieval, ranking = self._live.held.choose()
+        return ranking.recommend(query, Budget(), retrieval.retrieve)
 
     def take_in(self, items: list[LiveItem], encodings: list[Encoding]) -> float:
         """Return the seconds that the first request after a write waits."""

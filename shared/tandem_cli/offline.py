@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tandem_cli.console import out, user_errors
+from tandem_cli.console import fail, out, user_errors
 
 if TYPE_CHECKING:
     from tandem_core.bundle import Bundle
@@ -63,13 +63,16 @@ def train(
     with user_errors(ValueError), ConsoleProgress() as progress:
         trained = run(settings, dataset, open_registry(registry), progress)
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(trained.manifest.metrics.items()))
-    out.print(f"bundle {trained.bundle_id} is active in {registry}\n{metrics}", highlight=False)
+    state = "published, not active," if trained.held_back else "active"
+    out.print(f"bundle {trained.bundle_id} is {state} in {registry}\n{metrics}", highlight=False)
     costs = trained.costs
     out.print(
         f"two towers: {costs['events_per_second']:,.0f} events/s, {costs['loading_share']:.1%} of the time for "
         f"gathering batches; memory peak {costs['memory_peak_mb']:,.0f} MB",
         highlight=False,
     )
+    if trained.held_back:
+        fail(f"{trained.bundle_id} was not activated: {trained.held_back}")
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from tandem_core.grpc_event_reader import EventReader
 from tandem_core.grpc_observe import WorkerSignals
 from tandem_core.grpc_process import SETTLE_S, Service
 from tandem_core.process_loader import BEAT_S
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 class Worker:
     """Serves until SIGTERM or its loader's end (drains at once) or "retire" (waits for its connections to go first).
 
-    The main thread does nothing but beat and listen to the loader: a process whose interpreter hangs falls silent.
+    The main thread does nothing but beat and listen to the loader: a process whose interpreter hangs, or whose gRPC
+    does, falls silent.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Worker:
         for _, loaded in bundles.held.loaded:
             warm(loaded)
         self._signals = WorkerSignals(settings, name, bundles)
+        self._reader = EventReader(settings.hung_after_s)
         self._service = Service(settings, register, port, share_port=True, observing=self._signals.interceptor)
 
     def run(self) -> None:
@@ -64,7 +67,8 @@ class Worker:
                     gone_at = time.monotonic() + 1.2 * self._settings.max_connection_age_s + self._settings.grace_s
             if gone_at < float("inf") and not self._service.has_connections():
                 gone_at = min(gone_at, time.monotonic() + SETTLE_S)
-            self._wire.send(event="beat")
+            if not self._reader.stuck():
+                self._wire.send(event="beat")
             self._signals.beat(self._service.pool)
         self._wire.send(event="stopping")
         self._service.stop()

@@ -228,6 +228,8 @@ def test_a_redis_that_goes_down_costs_the_history_and_comes_back_with_all_that_w
     with valkey_at(port, folder) as server:
         writer = launch.service("writer", store=url)
         retrieval = launch.service("retrieval", registry=registry.root, store=url).wait_serving()
+        target = f"ipv4:{retrieval.target}"
+        ranking = launch.service("ranking", registry=registry.root, store=url, retrieval_target=target).wait_serving()
         # fsync at every write may take its time on a busy disk, and readers wait no longer than they must
         wait_until(lambda: write(writer, event("ann", "i001", insert_id="x"))[0] in (STORED, DUPLICATE))
         wait_until(lambda: not retrieved(retrieval, "ann").degradations)
@@ -235,6 +237,8 @@ def test_a_redis_that_goes_down_costs_the_history_and_comes_back_with_all_that_w
         server._process.wait(10)
         wait_until(lambda: kinds_of(retrieved(retrieval, "ann")) == {"STORE_UNAVAILABLE"})
         assert len(retrieved(retrieval, "ann").candidates.item_ids) == 20
+        wait_until(lambda: kinds_of(recommended(ranking, "ann")) == {"STORE_UNAVAILABLE"})
+        assert len(recommended(ranking, "ann").items) == 20
         with pytest.raises(grpc.RpcError) as caught:
             write(writer, event("ann", "i002"))
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -242,7 +246,7 @@ def test_a_redis_that_goes_down_costs_the_history_and_comes_back_with_all_that_w
         wait_until(lambda: not retrieved(retrieval, "ann").degradations)
         assert retrieved(retrieval, "ann").regime == 2
         assert write(writer, event("ann", "i001", insert_id="x"), event("ann", "i002")) == [DUPLICATE, STORED]
-    for process in (writer, retrieval):
+    for process in (writer, retrieval, ranking):
         assert "Traceback" not in process.text
 
 

@@ -65,10 +65,11 @@ class Tree:
         return [sorted(answer) for answer in (*answers, [item.item_id for item in recommended.items])]
 
 
-@pytest.fixture
-def tree(launch: Any, own_registry: Registry, publish_copy: Any) -> Tree:
-    publish_copy(own_registry, "first")
-    return Tree(launch, own_registry).start()
+@pytest.fixture(scope="module")
+def tree(module_launch: Any, publish_copy: Any) -> Tree:
+    registry = Registry(module_launch.folder / "registry")
+    publish_copy(registry, "first")
+    return Tree(module_launch, registry).start()
 
 
 def bundles_of(tree: Tree) -> set[str]:
@@ -95,7 +96,7 @@ def test_an_acknowledged_change_holds_for_the_next_request_on_every_worker(tree:
 def test_what_was_acknowledged_outlives_a_killed_writer_a_restart_and_the_bundle(
     tree: Tree, publish_copy: Any, bundle: Any, wait_until: Callable[..., Any]
 ) -> None:
-    kept, deleted = [], bundle.catalog.item_ids[0]
+    kept, deleted = [], bundle.catalog.item_ids[-1]
     tree.delete(deleted)
     for i in range(8):
         batch = [f"batch-{i}-{j}" for j in range(5)]

@@ -143,6 +143,7 @@ class TrainConfig(Settings):
     plans: PlanSettings = PlanSettings()
     blend: BlendSettings = BlendSettings()
     keep_bundles: int = Field(default=5, ge=2)
+    largest_drop: float = Field(default=0.5, ge=0, le=1)  # of the current bundle's quality that may be lost at once
 
 
 def load_config(path: Path | None) -> TrainConfig:

@@ -14,6 +14,7 @@ from tandem_trainer.data import Dataset
 from tandem_trainer.inputs import split_data
 from tandem_trainer.memory import memory_peak_mb
 from tandem_trainer.progress import Progress
+from tandem_trainer.quality_gate import held_back
 from tandem_trainer.split import Split
 from tandem_trainer.training_run import TrainingRun
 
@@ -23,6 +24,7 @@ class Trained:
     """What a run made: the published bundle, the data it was cut from, seconds by step.
 
     costs: events_per_second of the towers, loading_share (0..1) of their time, memory_peak_mb of the process.
+    held_back: why the bundle was published and not activated, "" where it is active.
     """
 
     bundle_id: str
@@ -31,11 +33,13 @@ class Trained:
     split: Split
     seconds: dict[str, float]
     costs: dict[str, float]
+    held_back: str = ""
 
 
 def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: Progress) -> Trained:
     """Fit everything on the training cut, write a bundle, check it, publish and activate it.
 
+    One that is far worse than the current bundle is published, but not activated: see `quality_gate`.
     A run that dies leaves a staging folder behind, which the next run removes; no half bundle is ever visible.
     """
     torch.set_num_threads(config.threads)
@@ -47,12 +51,13 @@ def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: P
         manifest = _fit(run, progress)
         with progress.step("publish"):
             registry.publish(staging, manifest.bundle_id)
-            registry.activate(manifest.bundle_id)
+            if not (why := held_back(manifest, registry, config.largest_drop)):
+                registry.activate(manifest.bundle_id)
             registry.retain(config.keep_bundles)
     except BaseException:  # whatever it was, Ctrl-C too: nothing half-written stays behind; the error goes on
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds, _costs(run))
+    return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds, _costs(run), why)
 
 
 def _fit(run: TrainingRun, progress: Progress) -> Manifest:

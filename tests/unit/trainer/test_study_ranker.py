@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,13 @@ def test_probabilities_importance_and_curves_are_there(study: RankerStudy, tmp_p
     drawn = draw_calibration(study.curves, tmp_path)
     assert [path.name for path in drawn] == [f"calibration_{name}.png" for name in study.curves]
     assert all(path.stat().st_size > 1000 for path in drawn)
+
+
+def test_a_bundle_without_base_rates_is_named(trained: Trained, bundle: Bundle) -> None:
+    config = TrainConfig.model_validate(trained.manifest.config)
+    older = replace(bundle, manifest=bundle.manifest.model_copy(update={"metrics": {}}))
+    with pytest.raises(ValueError, match="noted no base rates"):
+        study_ranker(older, trained.dataset, trained.split, config, Progress())
 
 
 def test_protocols_cut_as_the_quality_bench_does() -> None:

@@ -196,7 +196,7 @@ def _notes(rows: Sequence[tuple[Cell, ...]], part: HeldOutPart) -> tuple[str, ..
     cheap = [row for row in rows[1:] if _number(row[cost]) <= 100 * WANTED_COST]
     best = max(cheap, key=lambda row: _number(row[gain]), default=None)
     return (
-        f"goal {WANTED_DISTANCE:+.0%} distance for at most {WANTED_COST:.0%} of NDCG@{SHOWN}. "
+        f"goal {WANTED_DISTANCE:+.0%} distance for at most {WANTED_COST:.0%} of NDCG@{SHOWN}: "
         f"{_told(chosen)}: chosen on validation requests of ml-1m",
         "no arm is cheap enough" if best is None else f"{_told(best)}: the best of these very {part} users",
         "distance is that of categories; strength 1 is relevance alone; kept: slots at the top that stay as they are",

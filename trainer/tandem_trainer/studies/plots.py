@@ -76,8 +76,8 @@ def _sweep(axes: Any, table: StudyTable) -> None:
     ndcg, distance = (np.array(table.column(name), np.float64) for name in ("ndcg@10", "distance"))
     for name in dict.fromkeys(names):
         at = [i for i, each in enumerate(names) if each == name]
-        axes.plot(distance[at], ndcg[at], marker="o", label=name)
-    axes.legend()
+        axes.plot(distance[at], ndcg[at], marker="o", linestyle="--" if "kept" in name else "-", label=name)
+    axes.legend(bbox_to_anchor=(1, 1), loc="upper left")  # beside the curves, which go from corner to corner
     axes.set(xlabel="distance within the list, by category", ylabel="NDCG@10", title="what diversity costs")
 
 

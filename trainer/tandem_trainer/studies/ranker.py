@@ -90,13 +90,16 @@ def study_ranker(
 ) -> RankerStudy:
     """Rank for the users of the test events. bundle: trained with `config` on the training part of `split`.
 
-    with_trees: gradient boosting on the ranker's examples, which must be made again for it, is compared too.
+    with_trees: gradient boosting on the ranker's examples, which must be made again for it, is compared too. Raises
+    ValueError for a bundle without its ranker, or of an older version.
     """
     scorer = bundle.scorer
     if scorer is None:
         raise ValueError(f"bundle {bundle.id} was loaded without its ranker")
     pipeline, seed = RetrievalPipeline(bundle), config.seed
     heads = [HeadSettings(**head.model_dump()) for head in bundle.manifest.ranker_heads if head.event_types]
+    if any(BASE_RATE + head.name not in bundle.manifest.metrics for head in heads if not head.value):
+        raise ValueError(f"bundle {bundle.id} is of a version that noted no base rates: delete it and run this again")
     trees = _trees(bundle, dataset, split, heads, config, progress) if with_trees else None
     offline = queries_of_test(bundle, dataset, split, most_users=most_users, seed=seed)
     with progress.step("test"):
