@@ -215,7 +215,7 @@ class Load:
         try:
             answer = call(request, timeout=30)
             self.answered[name] += 1
-            self.degraded.update(f"{name}: {d.detail}" for d in answer.degradations)
+            self.degraded.update(f"{name}: {d.component}: {d.message}" for d in answer.degradations)
         except grpc.RpcError as error:
             self.failures.append(f"{name}: {error.code()}: {error.details()}")
 
