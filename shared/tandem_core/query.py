@@ -88,7 +88,7 @@ class SourcePlan:
     """How many items to ask a source for, and what its word weighs in the merge (above 0).
 
     quota: so many of its best stay among the candidates however low the merge puts them: for items that the other
-    sources can not know yet.
+    sources can not know yet. All quotas together take at most a third of the candidates.
     """
 
     source: str

@@ -76,7 +76,7 @@ class RetrievalPipeline:
     ) -> CandidateBatch:
         """Merge by what was learned for the regime; by rank where nothing was, or where the caller weighs himself."""
         weights = {plan.source: plan.weight for plan in plans}
-        guaranteed = _guaranteed(found, plans)
+        guaranteed = _guaranteed(found, plans, query.max_results)
 
         def keep(rows: NDArray[np.int32]) -> NDArray[np.intp]:
             return _kept(rows, query.max_results, guaranteed)
@@ -140,9 +140,14 @@ class RetrievalPipeline:
         return "the user has seen every item of the catalogue, or the request excludes it"
 
 
-def _guaranteed(found: Mapping[str, Found], plans: Sequence[SourcePlan]) -> NDArray[np.int32]:
-    """Return the rows, rising, that must stay among the candidates: of each source its first `quota`."""
-    rows = [found[plan.source].rows[: plan.quota] for plan in plans if plan.quota and plan.source in found]
+def _guaranteed(found: Mapping[str, Found], plans: Sequence[SourcePlan], most: int) -> NDArray[np.int32]:
+    """Return the rows, rising, that must stay among the `most` candidates: of each source its first `quota`.
+
+    All quotas together take at most a third of the list: they are meant for hundreds, and would fill one of ten.
+    """
+    asked = sum(plan.quota for plan in plans if plan.source in found)
+    share = min(1.0, most // 3 / max(asked, 1))
+    rows = [found[plan.source].rows[: int(plan.quota * share)] for plan in plans if plan.quota and plan.source in found]
     return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int32)
 
 

@@ -286,6 +286,17 @@ def test_a_source_with_a_quota_reaches_the_candidates_however_little_it_weighs(
     assert rows(pipeline.retrieve(make_query(max_results=3), Budget())) == [9, 8, 2]
 
 
+def test_quotas_for_hundreds_of_candidates_do_not_fill_a_list_of_ten(
+    make_bundle: MakeBundle, list_source: MakeSource, make_query: MakeQuery
+) -> None:
+    sources = {"a": list_source((11, 10, 9, 8, 7, 6)), "new": list_source((0, 1, 2)), "cold": list_source((3, 4, 5))}
+    low = {"limit": 10, "weight": 0.001, "quota": 10}
+    plan = (SourcePlan("a", 10), SourcePlan("new", **low), SourcePlan("cold", **low))
+    pipeline = RetrievalPipeline(make_bundle(sources, plans=dict.fromkeys(Regime, plan)))
+    assert rows(pipeline.retrieve(make_query(max_results=6), Budget())) == [11, 10, 9, 8, 0, 3]
+    assert rows(pipeline.retrieve(make_query(max_results=2), Budget())) == [11, 10]
+
+
 def test_learned_weights_merge_unless_the_request_brings_its_own(
     make_bundle: MakeBundle, list_source: MakeSource, make_query: MakeQuery
 ) -> None:
