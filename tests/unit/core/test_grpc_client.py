@@ -99,6 +99,8 @@ def test_a_late_call_is_hedged_the_first_answer_counts_and_the_loser_is_cancelle
     scripted, method = server
     caller = ReadCaller(hedges=True)
     warm(caller, method)
+    while caller.counters.hedges > 1 + 0.05 * caller.counters.calls:
+        caller.call(method, b"", 30)  # a busy machine may have been late, and used the hedges up
     late = scripted.calls
     scripted.script = lambda n: 60.0 if n == late else 0.0
     assert caller.call(method, b"", 60) == b"answer %d" % (late + 1)
