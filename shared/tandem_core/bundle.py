@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.ma  # np.unique would import it when first called, and recurses where two requests do so at once
 from numpy.typing import NDArray
 
 from tandem_core.blend import BlendWeights

@@ -187,14 +187,15 @@ class Launcher:
         self.started.append(Running(name, process, log, list(arguments)))
         return self.started[-1]
 
-    def service(self, name: str, **settings: Any) -> Running:
+    def service(self, name: str, *, environment: Mapping[str, str] | None = None, **settings: Any) -> Running:
         """Start the process NAME with `--config FILE`; every setting that is not given is the test's own default."""
         defaults = {"port": 0, "store": f"sqlite:///{self.folder / 'store.db'}", **FAST}
         if name == "ranking":  # a busy machine must not look like a late retrieval
             defaults["retrieval_timeout_ms"] = 5000
         config = self.folder / f"{name}-{len(self.started)}.toml"
         config.write_text(toml({**defaults, **settings}))
-        return self.command(name, "-m", MODULES.get(name, f"tandem_{name}"), "--config", str(config))
+        module = MODULES.get(name, f"tandem_{name}")
+        return self.command(name, "-m", module, "--config", str(config), environment=environment)
 
     def tandem(self, *arguments: str, name: str = "tandem", **options: Any) -> Running:
         """Start `tandem ARGUMENTS`."""

@@ -107,6 +107,45 @@ def test_the_supervisor_is_one_thread_without_numpy_or_grpc(launch: Any, registr
     assert not Path(f"/proc/{loader}").exists()
 
 
+# Every import of a process and its children, with who did it: import machinery has an audit event for it.
+NOTES_IMPORTS = """
+import os, sys
+notes = os.open(os.environ["IMPORTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def note(event, arguments):
+    if event == "import":
+        os.write(notes, f"{os.getpid()} {arguments[0]}\\n".encode())
+sys.addaudithook(note)
+"""
+
+
+def test_no_request_imports_anything(launch: Any, registry: Registry, trained: Any, tmp_path: Path) -> None:
+    """The first of its kind would wait for it; numpy's own late imports even fail when two requests do them at once."""
+    (tmp_path / "sitecustomize.py").write_text(NOTES_IMPORTS)
+    notes = tmp_path / "imports.txt"
+    environment = {"IMPORTS": str(notes), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    retrieval = launch.service("retrieval", environment=environment, registry=registry.root).wait_serving()
+    target = f"ipv4:{retrieval.target}"
+    ranking = launch.service("ranking", environment=environment, registry=registry.root, retrieval_target=target)
+    ranking.wait_serving()
+    workers = {str(pid) for running in (retrieval, ranking) for pid in running.members("worker")}
+    started = len(notes.read_text().splitlines())
+    assert workers <= {line.split()[0] for line in notes.read_text().splitlines()}
+
+    events = [{"item_id": f"i{row:03}", "timestamp": {"seconds": 1_752_000_000 + row}} for row in range(30)]
+    users: list[dict[str, Any]] = [{}, {"user_id": "u001"}, {"user_id": "u002", "recent_events": events}]
+    for user in users:
+        asked = ranking_pb2.RecommendRequest(context=user, filter=ONLY_ASKED, explain=True)
+        ranking.stub.Recommend(ranking_pb2.RecommendRequest(context=user), timeout=60)
+        ranking.stub.Recommend(asked, timeout=60)
+        ranking.stub.ExplainItem(ranking_pb2.ExplainItemRequest(request=asked, item_id="i003"), timeout=60)
+        ranking.stub.Rank(ranking_pb2.RankRequest(context=user, candidates={"item_ids": sorted(ASKED)}), timeout=60)
+        retrieval.stub.Retrieve(retrieval_pb2.RetrieveRequest(context=user, max_candidates=50), timeout=60)
+    retrieval.stub.SimilarItems(retrieval_pb2.SimilarItemsRequest(item_ids=["i001"]), timeout=60)
+    retrieval.stub.GetEmbeddings(retrieval_pb2.GetEmbeddingsRequest(item_ids=["i001"], users=users[1:]), timeout=60)
+    late = [line.split() for line in notes.read_text().splitlines()[started:]]
+    assert [module for pid, module in late if pid in workers] == []
+
+
 @pytest.fixture(scope="module")
 def two_workers(module_launch: Any, registry: Registry, trained: Any) -> Any:
     return module_launch.service("retrieval", registry=registry.root, workers=2, hung_after_s=3.0).wait_serving()
