@@ -52,7 +52,7 @@ def build_schema(dataset: Dataset, catalog: Catalog, config: TrainConfig) -> Fea
         item_codes=tuple(catalog.codes),
         item_numbers=tuple(name for name in catalog.numbers if name != "created_at"),
         history_length=config.features.history_length,
-        vector_dim=config.towers.towers.vector_dim,
+        vector_dim=config.towers.joint_dim,
         cold_user_events=config.features.cold_user_events,
         cold_item_events=config.features.cold_item_events,
     )

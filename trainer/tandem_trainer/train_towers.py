@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,25 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from tandem_core.features import FeatureSchema
-from tandem_trainer.examples import Batch, Examples, Sequences
+from tandem_trainer.examples import Examples, Sequences
 from tandem_trainer.losses import KnownPositives, Loss, LossSettings, make_loss
-from tandem_trainer.towers import ItemTower, TowerSettings, UserTower
+from tandem_trainer.tower_validation import Metrics, found_shares, user_vectors, validation_indices
+from tandem_trainer.towers import ItemTower, JoinedItemTowers, JoinedUserTowers, TowerSettings, UserTower
 from tandem_trainer.towers.item_tower import ID_SPREAD
+from tandem_trainer.towers.settings import Encoder
 
-Metrics = dict[str, float]
 FULL_SOFTMAX_ITEMS = 20_000  # up to here all items as negatives cost little and teach most
+
+
+class PairSettings(BaseModel):
+    """What sets one of several pairs of towers apart; None: as for all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: Encoder | None = None
+    # What the user of an event chose before and after it is no wrong answer to it: taste instead of the next step. Read
+    # by the full softmax alone: losses with negatives of each row spare what is known anyway.
+    spare_known: bool = False
 
 
 class TowerTrainingSettings(BaseModel):
@@ -42,6 +55,23 @@ class TowerTrainingSettings(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)  # of the gradient
     validation_examples: int = Field(default=3_000, ge=1)  # drawn from those given
     warm_start: bool = True  # id embeddings begin as ALS factors: the towers learn in half the time (measured)
+    pairs: tuple[PairSettings, ...] = Field(default=(PairSettings(),), min_length=1, max_length=8)  # joined to one
+
+    @property
+    def joint_dim(self) -> int:
+        """Size of the vectors that are served: those of all pairs side by side."""
+        return self.towers.vector_dim * len(self.pairs)
+
+    @property
+    def most_validations(self) -> int:
+        """Of all pairs together."""
+        return self.validations * len(self.pairs)
+
+    def of_pair(self, i: int) -> TowerTrainingSettings:
+        """Return the settings to train pair i by."""
+        pair = self.pairs[i]
+        towers = self.towers.model_copy(update={"encoder": pair.encoder or self.towers.encoder})
+        return self.model_copy(update={"towers": towers, "pairs": (pair,)})
 
     @model_validator(mode="after")
     def _rules(self) -> TowerTrainingSettings:
@@ -52,23 +82,29 @@ class TowerTrainingSettings(BaseModel):
                 f"batch_size is {self.batch_size}, must be at least {self.loss.smallest_batch} for the loss "
                 f"{self.loss.name}: the batch is the negatives"
             )
+        if self.loss is not None and self.loss.name != "full_softmax" and any(pair.spare_known for pair in self.pairs):
+            raise ValueError(
+                f"spare_known is read by the loss full_softmax alone, not by {self.loss.name}; leave it out"
+            )
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class FittedTowers:
     """Towers of the best validation. item_vectors: float32 [N, D], unit length. item_index: int64 [N], what the id
-    embedding was given (0 for items without a training event). history: metrics by validation. best: from 0.
-    examples_per_second: events predicted per second of processor time, validation left out. loading_share: 0..1, of
-    that time, what went into gathering batches.
+    embedding was given (0 for items without a training event). history: metrics by validation; of several pairs those
+    of each, and in the end of all together. best: from 0. best_after: 0..1, share of the training after which the best
+    state was reached, of several pairs the mean. examples_per_second: events predicted per second of processor time,
+    validation left out. loading_share: 0..1, of that time, what went into gathering batches.
     """
 
-    item_tower: ItemTower
-    user_tower: UserTower
+    item_tower: ItemTower | JoinedItemTowers
+    user_tower: UserTower | JoinedUserTowers
     item_vectors: NDArray[np.float32]
     item_index: NDArray[np.int64]
     history: list[Metrics]
     best: int
+    best_after: float
     examples_per_second: float
     loading_share: float
 
@@ -114,16 +150,39 @@ def fit_towers(
 
     item_inputs: as `tandem_core.features.item_tower_inputs` gives them. validation: examples whose histories may hold
     training events; without them training runs to its end and the last state is kept. progress: called with the number
-    of a validation, from 0, and its metrics. factors: float32 [N, F], of another model of the same events, which the id
-    embeddings begin as where `warm_start` is on; None: they begin at random. The same seed gives the same bits on the
-    same machine with the same number of threads.
+    of a validation, from 0 and over all pairs, and its metrics. factors: float32 [N, F], of another model of the same
+    events, which the id embeddings begin as where `warm_start` is on; None: they begin at random. Pairs are trained one
+    after another, each from a seed of its own, and joined. The same seed gives the same bits on the same machine with
+    the same number of threads.
     """
     if not len(examples):
         raise ValueError("no positive events to train the towers on")
-    if settings.towers.vector_dim != examples.schema.vector_dim:
+    if settings.joint_dim != examples.schema.vector_dim:
         raise ValueError(
-            f"vector_dim of the towers is {settings.towers.vector_dim}, of the schema {examples.schema.vector_dim}"
+            f"vector_dim of the towers is {settings.joint_dim} for all pairs together, of the schema "
+            f"{examples.schema.vector_dim}"
         )
+    fits = []
+    for i in range(len(settings.pairs)):
+        told = None if progress is None else partial(_told_after, progress, i * settings.validations)
+        own = settings.of_pair(i)
+        fits.append(_fit_pair(examples, item_inputs, own, seed + i, validation, told, factors))
+    return fits[0] if len(fits) == 1 else _joined(fits, settings, validation, seed)
+
+
+def _told_after(progress: Callable[[int, Metrics], None], before: int, part: int, metrics: Metrics) -> None:
+    progress(before + part, metrics)
+
+
+def _fit_pair(
+    examples: Examples,
+    item_inputs: Mapping[str, NDArray[Any]],
+    settings: TowerTrainingSettings,
+    seed: int,
+    validation: Examples | None,
+    progress: Callable[[int, Metrics], None] | None,
+    factors: NDArray[np.float32] | None,
+) -> FittedTowers:
     rng = np.random.default_rng(seed)
     counts = examples.target_counts()
     item_index = np.where(counts > 0, np.arange(1, len(counts) + 1), 0)
@@ -136,8 +195,40 @@ def fit_towers(
         history, best = run.train(validation, progress)
     towers.train(False)
     vectors = towers.all_item_vectors().numpy()
+    after = (best + 1) / settings.validations
     speed = (run.examples_per_second, run.loading_share)
-    return FittedTowers(towers.item, towers.user, vectors, item_index, history, best, *speed)
+    return FittedTowers(towers.item, towers.user, vectors, item_index, history, best, after, *speed)
+
+
+def _joined(
+    fits: Sequence[FittedTowers], settings: TowerTrainingSettings, validation: Examples | None, seed: int
+) -> FittedTowers:
+    """Return pairs as one, and what they find together."""
+    item = JoinedItemTowers([fit.item_tower for fit in fits]).eval()
+    user = JoinedUserTowers([fit.user_tower for fit in fits]).eval()
+    vectors = (np.concatenate([fit.item_vectors for fit in fits], axis=1) / len(fits) ** 0.5).astype(np.float32)
+    together = {"loss": float(np.mean([fit.history[fit.best]["loss"] for fit in fits]))}
+    held_out = validation_indices(validation, settings.validation_examples, np.random.default_rng(seed))
+    if validation is not None and len(held_out):
+        items = torch.from_numpy(vectors)
+        together |= found_shares(items, validation, held_out, lambda batch: user_vectors(user, batch, items))
+    history = [*(metrics for fit in fits for metrics in fit.history), together]
+    mean = partial(_mean_of, fits)
+    return FittedTowers(
+        item_tower=item,
+        user_tower=user,
+        item_vectors=vectors,
+        item_index=fits[0].item_index,
+        history=history,
+        best=len(history) - 1,
+        best_after=mean("best_after"),
+        examples_per_second=mean("examples_per_second"),
+        loading_share=mean("loading_share"),
+    )
+
+
+def _mean_of(fits: Sequence[FittedTowers], name: str) -> float:
+    return float(np.mean([getattr(fit, name) for fit in fits]))
 
 
 class _Run:
@@ -172,7 +263,7 @@ class _Run:
         self, validation: Examples | None, progress: Callable[[int, Metrics], None] | None
     ) -> tuple[list[Metrics], int]:
         """Run to the end or until nothing gets better, and leave the best state in the towers."""
-        held_out = validation_indices(validation, self._settings, self._rng)
+        held_out = validation_indices(validation, self._settings.validation_examples, self._rng)
         batches = self._batches()
         history: list[Metrics] = []
         best_score, best, best_weights = -1.0, 0, _weights(self._towers)
@@ -270,63 +361,14 @@ def _loss(
     settings: TowerTrainingSettings, examples: Examples, counts: NDArray[np.int64], rng: np.random.Generator
 ) -> Loss:
     chosen = settings.loss or LossSettings(name="full_softmax" if len(counts) <= FULL_SOFTMAX_ITEMS else "mixed")
-    return make_loss(chosen, counts, rng, KnownPositives(examples.users, examples.rows, len(counts)))
+    known = KnownPositives(examples.users, examples.rows, len(counts))
+    return make_loss(chosen, counts, rng, known, settings.pairs[0].spare_known)
 
 
 @torch.no_grad()
 def _evaluate(towers: _Towers, validation: Examples, indices: NDArray[np.int64]) -> Metrics:
     items = towers.all_item_vectors()
-    return found_shares(items, validation, indices, lambda batch: _user_vectors(towers, batch, items))
-
-
-@torch.no_grad()
-def found_shares(
-    items: Tensor,
-    validation: Examples,
-    indices: NDArray[np.int64],
-    user_vectors: Callable[[Batch], Tensor],
-    chunk: int = 256,
-) -> Metrics:
-    """Rank the whole catalogue for each example, chosen items left out; return recall@100 and hr@10.
-
-    items: float [N, D]. indices: of examples as `validation_indices` gives them. user_vectors: float [B, D] of a batch.
-    Raises ValueError where a score is not finite.
-    """
-    ranks = []
-    for part in np.split(indices, range(chunk, len(indices), chunk)):
-        batch = validation.batch(part)
-        scores = user_vectors(batch) @ items.T  # [B, N]
-        target = scores.gather(1, torch.from_numpy(batch.target_rows)[:, None])
-        if not target.isfinite().all():
-            raise ValueError("the towers gave vectors that are not finite; lower the learning rate")
-        scores[validation.seen_pairs(part)] = -torch.inf  # never the target: see `validation_indices`
-        # Ties count against us: towers that give all items one vector must score nothing.
-        ranks.append((scores >= target).sum(1) - 1)
-    rank = torch.cat(ranks)
-    return {"recall@100": (rank < 100).double().mean().item(), "hr@10": (rank < 10).double().mean().item()}
-
-
-def _user_vectors(towers: _Towers, batch: Batch, items: Tensor) -> Tensor:
-    """Return float [B, D]."""
-    history = F.embedding(torch.from_numpy(batch.history_rows), items)
-    columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
-    vectors: Tensor = towers.user(history, *map(torch.from_numpy, columns))
-    return vectors
-
-
-def validation_indices(
-    validation: Examples | None, settings: TowerTrainingSettings, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return the examples to validate on, int64: a sample of those whose target the user had not chosen before."""
-    if validation is None:
-        return np.empty(0, np.int64)
-    everyone = np.arange(len(validation))
-    of, rows = validation.seen_pairs(everyone)
-    targets = validation.rows[validation.targets]
-    repeated = of[rows == targets[of]]
-    fresh = np.setdiff1d(everyone, repeated)
-    size = min(settings.validation_examples, len(fresh))
-    return np.sort(rng.choice(fresh, size, replace=False))
+    return found_shares(items, validation, indices, lambda batch: user_vectors(towers.user, batch, items))
 
 
 def _new_towers(

@@ -167,7 +167,7 @@ class TrainingRun:
         before, after = history_of_validation(self._split), self._split.validation
         both = pd.concat([before, after]).sort_values("timestamp", kind="stable")
         validation = make_examples(both, self.catalog, self.schema, self._dataset.users, both.index.isin(after.index))
-        validations = self._config.towers.validations
+        validations = self._config.towers.most_validations
         self.towers = fit_towers(
             examples,
             item_tower_inputs(self.schema, self.catalog, self.content),

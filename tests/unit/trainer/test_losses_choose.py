@@ -134,6 +134,21 @@ def test_full_softmax_is_over_all_trained_items() -> None:
     torch.testing.assert_close(loss.loss(QUERY, ITEMS, None, TARGETS, WEIGHT), expected)
 
 
+def test_full_softmax_spares_what_the_user_is_known_to_have_chosen_where_asked() -> None:
+    users = np.arange(B) % 4
+    known = KnownPositives(users, TARGETS, N)
+    of, rows = (torch.from_numpy(each) for each in known.pairs(users))
+    losses = []
+    for spare in (True, False):
+        loss = make_loss(LossSettings(temperature=0.2), COUNTS, np.random.default_rng(0), known, spare)
+        assert loss.rows(TARGETS, users) is None
+        losses.append(loss.loss(QUERY, ITEMS, None, TARGETS, WEIGHT))
+    bias = torch.zeros(N).masked_fill(torch.from_numpy(COUNTS == 0), -torch.inf)
+    expected = full_softmax_loss(QUERY, ITEMS, torch.from_numpy(TARGETS), 0.2, WEIGHT, bias, spared=(of, rows))
+    torch.testing.assert_close(losses[0], expected)
+    assert losses[0] < losses[1]
+
+
 def test_sampled_softmax_with_every_item_drawn_is_the_full_softmax() -> None:
     settings = LossSettings(name="sampled_softmax", negatives=1000, temperature=0.2)
     loss = make_loss(settings, COUNTS, np.random.default_rng(0))

@@ -100,3 +100,33 @@ def test_vectors_that_are_not_finite_give_a_loss_that_is_not_finite() -> None:
     query, items, _, targets = inputs()
     query[0, 0] = torch.nan
     assert full_softmax_loss(query, items, targets, 0.1).isnan()
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 1000])
+def test_spared_items_are_no_negatives_of_their_row_but_its_own_target_stays(chunk: int) -> None:
+    query, items, _, targets = inputs()
+    targets[3] = -1
+    g = torch.Generator().manual_seed(2)
+    spared = torch.rand(B, N, generator=g) < 0.3
+    spared[torch.arange(B), targets.clamp(min=0)] = True  # a user's known items hold the target, too
+    found = []
+    for fused in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (query, items)]
+        if fused:
+            of, rows = spared.nonzero(as_tuple=True)
+            loss = full_softmax_loss(*leaves, targets, 0.1, None, None, chunk, (of, rows))
+        else:
+            out = spared.clone()
+            out[torch.arange(B), targets.clamp(min=0)] = False
+            logits = (leaves[0] @ leaves[1].T / 0.1).masked_fill(out, -torch.inf)
+            loss = F.cross_entropy(logits, targets, ignore_index=-1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_three_items_of_which_one_is_spared_give_the_loss_of_two() -> None:
+    spared = torch.tensor([0]), torch.tensor([2])
+    loss = full_softmax_loss(torch.tensor([[1.0, 0.0]]), torch.eye(3, 2), torch.tensor([0]), 0.5, spared=spared)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)

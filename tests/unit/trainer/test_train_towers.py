@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, item_tower_inputs
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.losses import make_loss
+from tandem_trainer.tower_validation import Metrics
 from tandem_trainer.towers import TowerSettings
-from tandem_trainer.train_towers import FittedTowers, Metrics, TowerTrainingSettings, fit_towers
+from tandem_trainer.train_towers import FittedTowers, PairSettings, TowerTrainingSettings, fit_towers
 
 N_ITEMS, COLD = 220, 219  # item 219 has no events
 TASTES = 2
@@ -155,6 +157,9 @@ def test_validation_asks_only_for_items_the_user_had_not_chosen(inputs: dict[str
         ({"loss": {"name": "mixed", "log_q": False}}, "popular items"),
         ({"loss": {"name": "in_batch"}, "batch_size": 256}, "at least 512"),
         ({"batchsize": 512}, "batchsize"),
+        ({"pairs": []}, "pairs"),
+        ({"pairs": [{"encoder": "rnn"}]}, "encoder"),
+        ({"pairs": [{}, {"spare_known": True}], "loss": {"name": "mixed"}}, "spare_known is read by"),
     ],
 )
 def test_settings_that_break_a_rule_of_two_tower_training_are_refused(changes: dict[str, Any], reason: str) -> None:
@@ -223,3 +228,43 @@ def test_large_catalogues_are_trained_on_sampled_negatives(
     )
     fit_towers(parts[0], inputs, SETTINGS.model_copy(update={"epochs": 1.0}), seed=1)
     assert seen == ["mixed"]
+
+
+def test_pairs_are_trained_apart_and_joined_to_one(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], fitted: FittedTowers
+) -> None:
+    pairs = (PairSettings(), PairSettings(encoder="mean_pool", spare_known=True))
+    settings = SETTINGS.model_copy(update={"pairs": pairs})
+    wide = SCHEMA.model_copy(update={"vector_dim": settings.joint_dim})
+    training, validation = (replace(part, schema=wide) for part in parts)
+    heard: list[int] = []
+    joined = fit_towers(training, inputs, settings, 1, validation, lambda part, _: heard.append(part))
+    assert joined.item_vectors.shape == (N_ITEMS, 16)
+    np.testing.assert_allclose(np.linalg.norm(joined.item_vectors, axis=1), 1, atol=1e-5)
+    # The first of them is what it would be alone.
+    np.testing.assert_allclose(joined.item_vectors[:, :8] * 2**0.5, fitted.item_vectors, atol=1e-6)
+    columns = [joined.item_index, inputs["content"], inputs["numbers"], inputs["codes_categories"]]
+    with torch.no_grad():
+        found = joined.item_tower(*(torch.from_numpy(column) for column in columns)).numpy()
+    np.testing.assert_allclose(found, joined.item_vectors, atol=1e-6)
+    assert joined.history[joined.best]["recall@100"] > 0.8
+    assert joined.best == len(joined.history) - 1 == len(heard)
+    assert heard == sorted(set(heard))
+    assert 0 < joined.best_after <= 1
+
+
+def test_a_pair_that_spares_what_users_chose_learns_their_taste(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], fitted: FittedTowers
+) -> None:
+    settings = SETTINGS.model_copy(update={"pairs": (PairSettings(spare_known=True),)})
+    spared = fit_towers(parts[0], inputs, settings, seed=1, validation=parts[1])
+    assert spared.history[spared.best]["recall@100"] > 0.8
+    assert spared.history[-1]["loss"] < fitted.history[-1]["loss"]  # fewer answers are wrong
+
+
+def test_a_schema_for_other_vectors_is_an_error(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray]
+) -> None:
+    settings = SETTINGS.model_copy(update={"pairs": (PairSettings(), PairSettings())})
+    with pytest.raises(ValueError, match="is 16 for all pairs together, of the schema 8"):
+        fit_towers(parts[0], inputs, settings, seed=0)

@@ -50,14 +50,16 @@ def make_loss(
     counts: NDArray[np.integer],
     rng: np.random.Generator,
     positives: KnownPositives | None = None,
+    spare_known: bool = False,
 ) -> Loss:
     """Return the loss of that name.
 
     counts: int [N], how often each catalogue item is a target; one without is never a negative. positives: not drawn
     as negatives of a row whose user is given (by losses with negatives of each row, and not as hard negatives).
+    spare_known: the full softmax leaves them out, too.
     """
     if settings.name == "full_softmax":
-        return FullSoftmax(settings, counts)
+        return FullSoftmax(settings, counts, positives if spare_known else None)
     hard = HardNegatives(settings.hard, counts, rng, positives)
     if settings.name in {"in_batch", "mixed"}:
         return InBatchSoftmax(settings, hard, counts, rng)

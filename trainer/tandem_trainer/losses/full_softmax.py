@@ -19,25 +19,38 @@ def full_softmax_loss(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     chunk: int = CHUNK,
+    spared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Softmax cross-entropy of each target against all items; [B, N] is never held as a whole.
 
     query: float [B, D]. items: float [N, D], all of the catalogue. target_rows: int64 [B], places in `items`; -1 marks
     a row that does not count. weight: float [B], 0 or more; None: all 1. bias: float [N] added to the logits, -inf for
-    an item that is no negative. Returns a scalar (nats), the weighted mean over rows; gradients reach query, items and
-    bias. Raises ValueError where no row counts.
+    an item that is no negative. spared: int64 [S] each, rows of the batch, rising, and items that are no negatives of
+    them; a row's own target stays in. Returns a scalar (nats), the weighted mean over rows; gradients reach query,
+    items and bias. Raises ValueError where no row counts.
     """
     given = torch.ones_like(query[:, 0]) if weight is None else weight.to(query.dtype)
     kept = torch.nonzero((target_rows >= 0) & (given > 0)).squeeze(1)
     if not len(kept):
         raise ValueError(f"none of {len(target_rows)} rows has a target and a weight above 0")
+    if spared is not None:
+        spared = _of_kept(spared, kept, target_rows)
     if len(kept) < len(target_rows):  # padding costs nothing then
         query, target_rows, given = query[kept], target_rows[kept], given[kept]
     share = given / given.sum()
     loss: Tensor = _FullSoftmax.apply(  # type: ignore[no-untyped-call]
-        query, items, bias, target_rows, share, temperature, chunk
+        query, items, bias, target_rows, share, temperature, chunk, spared
     )
     return loss
+
+
+def _of_kept(spared: tuple[Tensor, Tensor], kept: Tensor, target_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pairs of the rows that count, numbered among them, without each row's own target."""
+    of, rows = spared
+    place = torch.full_like(target_rows, -1)
+    place[kept] = torch.arange(len(kept))
+    wanted = (place[of] >= 0) & (rows != target_rows[of])
+    return place[of[wanted]], rows[wanted]
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -53,6 +66,7 @@ class _FullSoftmax(torch.autograd.Function):
         share: Tensor,
         temperature: float,
         chunk: int,
+        spared: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """share: float [B], each row's part of the mean, sum 1."""
         scaled = query / temperature
@@ -62,6 +76,7 @@ class _FullSoftmax(torch.autograd.Function):
         grad_query = torch.empty_like(scaled) if wanted else None
         grad_items = torch.zeros_like(items) if wanted else None
         grad_bias = torch.zeros_like(bias) if wanted and bias is not None else None
+        taken_out = None if spared is None else _by_chunk(spared, len(scaled), len(items), chunk)
         for start in range(0, len(scaled), chunk):
             rows = slice(start, start + chunk)
             part = scaled[rows]
@@ -70,7 +85,10 @@ class _FullSoftmax(torch.autograd.Function):
             highest = logits.amax(1) if shift else None
             if highest is not None:
                 logits.sub_(highest[:, None])
-            sums = logits.exp_().sum(1)
+            logits.exp_()
+            if taken_out is not None:
+                logits.view(-1).index_fill_(0, taken_out[start // chunk], 0.0)
+            sums = logits.sum(1)
             log_sums[rows] = sums.log() if highest is None else sums.log() + highest
             if grad_query is None or grad_items is None:
                 continue
@@ -93,7 +111,14 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         of_inputs = (None if saved is None else grad * saved for saved in ctx.saved_tensors)
-        return (*of_inputs, None, None, None, None)
+        return (*of_inputs, None, None, None, None, None)
+
+
+def _by_chunk(spared: tuple[Tensor, Tensor], n_rows: int, n_items: int, chunk: int) -> list[Tensor]:
+    """Return where the pairs are in each chunk's logits, laid out in one line."""
+    of, rows = spared
+    ends = torch.searchsorted(of, torch.arange(chunk, max(n_rows, chunk), chunk))
+    return list(torch.tensor_split((of % chunk) * n_items + rows, ends))
 
 
 def _safe_unshifted(scaled: Tensor, items: Tensor, bias: Tensor | None) -> bool:

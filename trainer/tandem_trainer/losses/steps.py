@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tandem_trainer.losses.full_softmax import full_softmax_loss
 from tandem_trainer.losses.hard import HardNegatives
-from tandem_trainer.losses.negatives import MixedNegatives, NegativeSampler
+from tandem_trainer.losses.negatives import KnownPositives, MixedNegatives, NegativeSampler
 from tandem_trainer.losses.scores import bpr_loss, gbce_beta, gbce_loss, triplet_loss
 from tandem_trainer.losses.settings import LossSettings
 from tandem_trainer.losses.softmax import in_batch_softmax_loss, sampled_softmax_loss
@@ -22,10 +22,13 @@ _FEW = 16  # negatives of a row up to which gathering their vectors is cheaper t
 
 
 class FullSoftmax:
-    """All of the catalogue; only items without training events are no negatives."""
+    """All of the catalogue; only items without training events are no negatives, and what `spared` says of the user."""
 
-    def __init__(self, settings: LossSettings, counts: NDArray[np.integer]) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: LossSettings, counts: NDArray[np.integer], spared: KnownPositives | None = None
+    ) -> None:
+        self._settings, self._spared = settings, spared
+        self._pairs: tuple[Tensor, Tensor] | None = None
         untrained = torch.from_numpy(np.asarray(counts) == 0)
         self._bias = torch.zeros(len(counts)).masked_fill(untrained, -torch.inf) if untrained.any() else None
 
@@ -35,6 +38,9 @@ class FullSoftmax:
     def rows(
         self, target_rows: NDArray[np.int64], user_of: NDArray[np.integer] | None = None, query: Tensor | None = None
     ) -> NDArray[np.int64] | None:
+        if self._spared is not None and user_of is not None:
+            of, rows = self._spared.pairs(user_of)
+            self._pairs = torch.from_numpy(of), torch.from_numpy(rows)
         return None
 
     def loss(
@@ -46,7 +52,8 @@ class FullSoftmax:
         weight: Tensor | None = None,
     ) -> Tensor:
         targets, settings = torch.from_numpy(target_rows), self._settings
-        return full_softmax_loss(query, vectors, targets, settings.temperature, weight, self._bias, settings.chunk)
+        given = settings.temperature, weight, self._bias, settings.chunk, self._pairs
+        return full_softmax_loss(query, vectors, targets, *given)
 
 
 @dataclass(frozen=True, slots=True)

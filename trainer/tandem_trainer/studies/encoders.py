@@ -31,15 +31,9 @@ from tandem_trainer.prepare import build_catalog, build_schema
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 from tandem_trainer.studies.timing import Call, interleaved_ms
+from tandem_trainer.tower_validation import Metrics, found_shares, validation_indices
 from tandem_trainer.towers.settings import Encoder, TowerSettings
-from tandem_trainer.train_towers import (
-    FittedTowers,
-    Metrics,
-    TowerTrainingSettings,
-    fit_towers,
-    found_shares,
-    validation_indices,
-)
+from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
 
 PROTOCOL = "leave_last_out"
 EXAMPLES = 400_000
@@ -212,7 +206,7 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Material:
     both = pd.concat([history_of_validation(split), after]).sort_values("timestamp", kind="stable")
     validation = make_examples(both, catalog, schema, dataset.users, both.index.isin(after.index))
     # Drawn once, or each way of choosing would meet other users.
-    chosen = validation_indices(validation, config.towers, np.random.default_rng(config.seed))
+    chosen = validation_indices(validation, config.towers.validation_examples, np.random.default_rng(config.seed))
     if not len(chosen):
         raise ValueError(f"{dataset.name}: no validation event on an item new to its user; give users with more events")
     return Material(
@@ -232,7 +226,7 @@ def fit(material: Material, settings: TowerTrainingSettings, seed: int, progress
         settings,
         seed,
         material.held_out,
-        lambda part, found: progress.advance(part + 1, settings.validations, text(found)),
+        lambda part, found: progress.advance(part + 1, settings.most_validations, text(found)),
     )
 
 

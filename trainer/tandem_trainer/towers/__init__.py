@@ -5,7 +5,8 @@ trained on both work; the item tower works without the id.
 """
 
 from tandem_trainer.towers.item_tower import ItemTower
+from tandem_trainer.towers.joined import JoinedItemTowers, JoinedUserTowers
 from tandem_trainer.towers.settings import TowerSettings
 from tandem_trainer.towers.user_tower import UserTower
 
-__all__ = ["ItemTower", "TowerSettings", "UserTower"]
+__all__ = ["ItemTower", "JoinedItemTowers", "JoinedUserTowers", "TowerSettings", "UserTower"]

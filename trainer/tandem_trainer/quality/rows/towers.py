@@ -70,6 +70,7 @@ class TwoTowerRow(Row):
         "tandem_trainer.losses",
         "tandem_trainer.prepare",
         "tandem_trainer.text_encoder",
+        "tandem_trainer.tower_validation",
         "tandem_trainer.towers",
         "tandem_trainer.train_towers",
     )
@@ -97,7 +98,7 @@ class TwoTowerRow(Row):
             shorter = {"epochs": settings.epochs * share, "most_examples": round(settings.most_examples * share)}
             settings = settings.model_copy(update=shorter)
         catalog = fitting.catalog
-        schema = fitting.schema.model_copy(update={"vector_dim": settings.towers.vector_dim})
+        schema = fitting.schema.model_copy(update={"vector_dim": settings.joint_dim})
         training = fitting.dataset.events
         examples = make_examples(training, catalog, schema, fitting.dataset.users)
         inputs = item_tower_inputs(schema, catalog, content_of(fitting))
@@ -107,11 +108,11 @@ class TwoTowerRow(Row):
             settings,
             fitting.config.seed,
             validation,
-            lambda part, found: fitting.progress.advance(part + 1, settings.validations, text(found)),
+            lambda part, found: fitting.progress.advance(part + 1, settings.most_validations, text(found)),
             item_factors(fitting) if settings.warm_start else None,
         )
         notes = {
-            "best_after": (towers.best + 1) / settings.validations,
+            "best_after": towers.best_after,
             "events_per_second": towers.examples_per_second,
             "loading_share": towers.loading_share,
         }
