@@ -10,14 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tandem_core.budget import Budget
+from tandem_core.bundle import load_bundle
 from tandem_core.manifest import sha256_of
+from tandem_core.query import Query, UserEvents
 from tandem_core.registry import Registry
-from tandem_trainer.config import TrainConfig
+from tandem_core.retrieval_pipeline import RetrievalPipeline
+from tandem_trainer.config import DataSettings, TrainConfig
 from tandem_trainer.data import Dataset
-from tandem_trainer.inputs import split_data
+from tandem_trainer.inputs import load_data, split_data
 from tandem_trainer.progress import Progress
+from tandem_trainer.ranker import RankerSettings
+from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.split import assert_no_leak
 from tandem_trainer.train import Trained, train
+from tandem_trainer.train_towers import PairSettings, TowerTrainingSettings
 from tandem_trainer.training_run import TrainingRun
 
 
@@ -113,3 +120,24 @@ def test_too_little_data_is_said_in_one_sentence_and_leaves_nothing(trained: Tra
     with pytest.raises(ValueError, match=r"synthetic: the training part has \d+ events on \d+ items; at least 20"):
         train(config, few, Registry(tmp_path), Progress())
     assert not list((tmp_path / "staging").iterdir())
+
+
+@pytest.mark.long  # about 10 s: a whole run
+def test_a_bundle_of_joined_towers_opens_answers_its_goldens_and_retrieves(tmp_path: Path) -> None:
+    data = DataSettings(adapter="synthetic", synthetic_users=150, synthetic_items=80)
+    pairs = (PairSettings(), PairSettings(encoder="mean_pool", spare_known=True))
+    config = TrainConfig(
+        data=data,
+        towers=TowerTrainingSettings(most_examples=1024, validations=1, pairs=pairs),
+        ranker=RankerSettings(folds=2, epochs=1),
+        ranker_data=RankerData(most_requests=50),
+    )
+    registry = Registry(tmp_path)
+    trained = train(config, load_data(config, None), registry, Progress())
+    bundle = load_bundle(registry.path_of(trained.bundle_id))  # its goldens are asked then
+    assert bundle.item_vectors.shape[1] == bundle.schema.vector_dim == 128
+    history = UserEvents([bundle.catalog.item_ids[0]], np.array([0]), ["click"], np.array([np.nan]))
+    query = Query(request_id="r", user_id="u", now_ms=1, max_results=20, events=history)
+    found = RetrievalPipeline(bundle).retrieve(query, Budget()).candidates
+    assert len(found.rows) == 20
+    assert np.isfinite(found.columns["score:two_tower"]).any()
