@@ -276,6 +276,7 @@ def _bundle(fitting: Fitting, towers: Fit, als: Fit) -> Bundle:
         item_vectors=vectors,
         content_vectors=np.zeros((len(catalog), 1), np.float32),
         sources=sources,
+        source_names=frozenset(sources),
         plans=_plans(fitting.config, sources),
         blends={},
         scorer=None,
