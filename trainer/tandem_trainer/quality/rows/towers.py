@@ -93,9 +93,7 @@ class TwoTowerRow(Row):
         if fitting.part == "train":
             validation = _validation_examples(fitting)
         else:
-            share = fitting.fitted(self.name, "train").fit.notes["best_after"]  # of all that it was to train
-            shorter = {"epochs": settings.epochs * share, "most_examples": round(settings.most_examples * share)}
-            settings = settings.model_copy(update=shorter)
+            settings = settings.ending_at(fitting.fitted(self.name, "train").fit.notes["best_after"])
         catalog = fitting.catalog
         schema = fitting.schema.model_copy(update={"vector_dim": settings.towers.vector_dim})
         training = fitting.dataset.events
