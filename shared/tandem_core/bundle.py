@@ -62,6 +62,22 @@ FILES = frozenset(
     }
 )
 COLD_ITEMS = "cold_items.npz"
+# Sources that every bundle has, and retrieval alone loads.
+OF_RETRIEVAL = frozenset(
+    {
+        "two_tower",
+        "weighted_average",
+        "kmeans",
+        "mixture",
+        "als",
+        "item_to_item",
+        "content_neighbours",
+        "content_cold",
+        "fresh",
+        "search",
+        LIVE,
+    }
+)
 INDEX_FILES = {"ivf": ".ivf.npz", "hnsw": ".hnsw"}  # exact search needs no file
 GOLDEN_TOLERANCE = 1e-3  # between machines; the export's own parity check is ten times tighter
 
@@ -72,6 +88,7 @@ class Bundle:
 
     popularity_level: float32 [N] in [0, 1], logarithm of training events over that of the most popular item.
     sources: name -> source; a service that only ranks loads those alone that are tables of popular items.
+    source_names: of all that retrieval has of this bundle.
     """
 
     id: str
@@ -82,6 +99,7 @@ class Bundle:
     item_vectors: NDArray[np.float32]
     content_vectors: NDArray[np.float32]
     sources: Mapping[str, Source]
+    source_names: frozenset[str]
     plans: Mapping[Regime, tuple[SourcePlan, ...]]
     blends: Mapping[Regime, BlendWeights]
     scorer: OnnxScorer | None
@@ -145,6 +163,8 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
     }
     if "categories" in catalog.codes:
         sources["popularity_category"] = CategoryPopularity(popularity, catalog.codes["categories"])
+    has_cold_items = (folder / COLD_ITEMS).exists()  # a training run with too few items to learn from writes none
+    names = frozenset({*sources, *OF_RETRIEVAL, *(["cold_items"] if has_cold_items else [])})
     user_tower = None
     if retrieval:
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
@@ -154,7 +174,8 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
         sources |= _behaviour_sources(folder, manifest, next_items)
         sources |= _content_sources(folder, manifest, catalog, content_vectors) | {LIVE: LiveItems()}
-        if (path := folder / COLD_ITEMS).exists():  # a training run with too few items to learn from writes none
+        if has_cold_items:
+            path = folder / COLD_ITEMS
             sources["cold_items"] = ColdItems(ColdItemModel.load(path), catalog, schema.cold_item_events)
     return Bundle(
         id=manifest.bundle_id,
@@ -165,6 +186,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         item_vectors=item_vectors,
         content_vectors=content_vectors,
         sources=sources,
+        source_names=names,
         plans=_plans(manifest, sources),
         blends={Regime[name.upper()]: BlendWeights(**info.model_dump()) for name, info in manifest.blends.items()},
         scorer=_scorer(folder, manifest, schema, catalog, tables) if ranking else None,

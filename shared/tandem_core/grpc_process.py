@@ -59,7 +59,7 @@ class Service:
         self._stopping = threading.Event()
         self._saying = threading.Lock()
         self._health = HealthStatus()
-        self.pool = WorkPool(settings.threads)
+        self.pool = WorkPool(settings.threads, settings.max_queue_ms / 1000)
         admission = AdmissionInterceptor(self.pool, settings.max_concurrent_rpcs)
         most = settings.max_connections
         first, last = interceptors(settings, admin=admin)

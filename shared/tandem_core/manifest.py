@@ -39,11 +39,15 @@ class DataInfo(_Part):
 
 
 class SplitInfo(_Part):
-    """How the data was cut before fitting; evaluating by another protocol would leak."""
+    """How the data was cut before fitting; evaluating by another protocol would leak.
+
+    refit: what was chosen and measured on the cut was then fitted on all events, the held-out ones too.
+    """
 
     protocol: str
     seed: int
     detail: dict[str, Any]
+    refit: bool = False
 
 
 class IndexInfo(_Part):

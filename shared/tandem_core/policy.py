@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -106,10 +106,10 @@ class PlacementPolicy(Settings):
         check_rules(self)
         return self
 
-    def source_plans(self, regime: Regime) -> tuple[SourcePlan, ...]:
-        """Return the sources to ask for this regime; empty means the bundle's own plan."""
+    def source_plans(self, regime: Regime, known: Collection[str]) -> tuple[SourcePlan, ...]:
+        """Return the sources to ask for this regime, of those known; empty means the bundle's own plan."""
         plan = self.plans.get(regime.name.lower(), {})
-        return tuple(SourcePlan(name, source.limit, source.weight) for name, source in plan.items())
+        return tuple(SourcePlan(name, source.limit, source.weight) for name, source in plan.items() if name in known)
 
 
 def check_rules(policy: PlacementPolicy) -> None:

@@ -120,7 +120,7 @@ class RankingPipeline:
             query,
             max_results=max(policy.candidates, query.max_results),
             interacted=query.interacted or policy.interacted,
-            plans=policy.source_plans(user.regime),
+            plans=policy.source_plans(user.regime, self.bundle.source_names),
             condition=with_conditions(query.condition, self.chain(query).conditions(query)),
             # The rules drop what does not fit here.
             exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],

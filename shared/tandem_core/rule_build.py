@@ -37,11 +37,13 @@ from tandem_core.rules.value_weights import ValueWeights
 def build_chain(placement: str, policy: PlacementPolicy, bundle: Bundle) -> RuleChain:
     """Return the placement's rules over the items of the bundle.
 
-    A rule that reads a column the bundle does not have is left out, and every answer declares it; but a hard filter
+    A rule that reads a column the bundle does not have is left out, as is a source that the policy plans to ask and the
+    bundle does not have, and every answer declares it; but a hard filter
     must not go missing in silence, so a bundle that lacks a column of one is refused, as is one whose values cannot
     fill a list under the caps: raises BundleRefused. The bundle that served before goes on serving.
     """
     build = _Build(placement, policy, bundle)
+    build.check_plans()
     return RuleChain(
         ItemTables.of(bundle),
         filters=build.filters(),
@@ -61,6 +63,13 @@ class _Build:
         self._policy = policy
         self._bundle = bundle
         self.unusable: list[Degradation] = []
+
+    def check_plans(self) -> None:
+        names = self._bundle.source_names
+        for regime, plan in self._policy.plans.items():
+            for source in plan.keys() - names:
+                why = f"no such source in bundle {self._bundle.id}; there are {', '.join(sorted(names))}"
+                self._left_out(f"plans.{regime}.{source}", why)
 
     def filters(self) -> tuple[Named[FilterRule], ...]:
         policy, catalog = self._policy, self._bundle.catalog

@@ -21,6 +21,7 @@ class ServiceSettings(SecuritySettings):
     workers: int = Field(default=1, ge=1, le=64)  # processes, each on a port of its own
     threads: int = Field(default=2, ge=1, le=256)  # work is done inline: more threads than cores only queue
     max_concurrent_rpcs: int = Field(default=64, ge=1)  # at work or waiting; more are refused with RESOURCE_EXHAUSTED
+    max_queue_ms: float = Field(default=50.0, gt=0)  # so long may calls wait for a thread, but for bursts
     registry: Path = Path("bundles")  # or s3://bucket/prefix
     registry_cache: Path = Path(".cache/registry")  # where a registry on S3 is copied to, as far as it is served
     store: str = Field(default="sqlite:///store.db", repr=False)  # may hold a password

@@ -18,6 +18,23 @@ _SERVER_OPTIONS = [("grpc.so_reuseport", 0)]
 _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 _Register = Callable[[object, grpc.Server], None]
+_WATCHERS = 64  # of health, at once
+
+
+class _Health(health.HealthServicer):
+    """gRPC's own, with a thread for each watcher.
+
+    As it comes it sends while it holds a lock, and sending ends by the thread that wants this lock when another watcher
+    goes away: two that came and went at the same time stopped whole servers.
+    """
+
+    def __init__(self) -> None:
+        pool = futures.ThreadPoolExecutor(_WATCHERS, thread_name_prefix="tandem-stub-watch")
+        super().__init__(experimental_non_blocking=False, experimental_thread_pool=pool)
+
+    def Watch(self, request: health_pb2.HealthCheckRequest, context: Any, send_response_callback: Any = None) -> Any:
+        """Defined here because the settings above are kept in the function, not in the object."""
+        return super().Watch(request, context, send_response_callback)
 
 
 class RunningServer:
@@ -29,7 +46,7 @@ class RunningServer:
     def __init__(self, found: Sequence[tuple[str, _Register, object]], options: _Options) -> None:
         self._found = found
         self._options = options
-        self._health = health.HealthServicer()
+        self._health = _Health()
         self._flapping = threading.Event()
         self._flapper: threading.Thread | None = None
         self.services = tuple(name for name, _, _ in found)

@@ -20,7 +20,7 @@ class H(grpc.GenericRpcHandler):
             if request == b"hold": go.wait()
             return request
         return grpc.unary_unary_rpc_method_handler(work)
-pool = WorkPool(1)
+pool = WorkPool(1, 60.0)
 server = grpc.server(pool, interceptors=[AdmissionInterceptor(pool, 1)], handlers=[H()])
 print(server.add_insecure_port("127.0.0.1:0"), flush=True)
 server.start()

@@ -25,8 +25,8 @@ OLDEST, NEWEST = "1.27", kubernetes_validate.utils.major_minor(kubernetes_valida
 
 # What the services read: agreed with their config modules. `store` may come from the environment instead.
 WRITER_KEYS = {
-    "host", "port", "threads", "max_concurrent_rpcs", "registry", "store", "bundle_poll_s", "drain_s", "grace_s",
-    "max_connection_age_s", "reflection", "log_level",
+    "host", "port", "threads", "max_concurrent_rpcs", "max_queue_ms", "registry", "store", "bundle_poll_s", "drain_s",
+    "grace_s", "max_connection_age_s", "reflection", "log_level",
 }  # fmt: skip
 SHARED_KEYS = WRITER_KEYS | {"workers"}
 TOML_KEYS = {
@@ -380,14 +380,16 @@ def test_the_toml_has_exactly_the_keys_the_service_reads(chart: helm_python.Char
 
 def test_the_toml_says_what_the_values_say(chart: helm_python.Chart) -> None:
     config = {
-        "port": 6000, "threads": 3, "maxConcurrentRpcs": 9, "bundlePollSeconds": 0.25, "adminPort": 6009,
-        "drainSeconds": 1.5, "graceSeconds": 20, "maxConnectionAgeSeconds": 60, "ratePerSecond": 2.5, "rateBurst": 7,
-        "reflection": True, "logLevel": "debug", "retrievalTimeoutMs": 75, "retrievalTarget": "dns:///other:1",
+        "port": 6000, "threads": 3, "maxConcurrentRpcs": 9, "maxQueueMs": 7.5, "bundlePollSeconds": 0.25,
+        "adminPort": 6009, "drainSeconds": 1.5, "graceSeconds": 20, "maxConnectionAgeSeconds": 60, "ratePerSecond": 2.5,
+        "rateBurst": 7, "reflection": True, "logLevel": "debug", "retrievalTimeoutMs": 75,
+        "retrievalTarget": "dns:///other:1",
     }  # fmt: skip
     toml = service_toml(render(chart, merged(REDIS, {"ranking": {"config": config}})), "ranking")
     assert toml == {
         "host": "0.0.0.0",  # noqa: S104 - in a pod the network decides who gets in
-        "port": 6000, "workers": 1, "threads": 3, "max_concurrent_rpcs": 9, "registry": "/bundles",
+        "port": 6000, "workers": 1, "threads": 3, "max_concurrent_rpcs": 9, "max_queue_ms": 7.5,
+        "registry": "/bundles",
         "store": "redis://valkey:6379/0", "bundle_poll_s": 0.25, "admin_port": 6009, "drain_s": 1.5, "grace_s": 20,
         "max_connection_age_s": 60, "rate_per_s": 2.5, "rate_burst": 7, "reflection": True, "log_level": "debug",
         "retrieval_target": "dns:///other:1",

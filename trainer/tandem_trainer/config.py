@@ -129,6 +129,7 @@ class TrainConfig(Settings):
     data: DataSettings = DataSettings()
     event_types: tuple[EventType, ...] = DEFAULT_EVENT_TYPES
     split: SplitSettings = SplitSettings()
+    refit: bool = False  # once all is chosen and measured on the cut, fit again on all events: the bundle to serve
     features: FeatureSettings = FeatureSettings()
     towers: TowerTrainingSettings = TowerTrainingSettings()
     popularity: PopularitySettings = PopularitySettings()

@@ -72,6 +72,11 @@ class Evaluation:
 
 def check_fits(bundle: Bundle, dataset: Dataset, protocol: str) -> None:
     """Raise WrongBundle where the bundle was not trained on the training cut of exactly this evaluation."""
+    if bundle.manifest.split.refit:
+        raise WrongBundle(
+            f"bundle {bundle.id} was fitted on all events, the test events too: what was measured before is among the "
+            "metrics of its manifest. To measure more, set refit = false and train again"
+        )
     trained = bundle.manifest.split.protocol
     if trained != protocol:
         raise WrongBundle(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -39,51 +41,67 @@ class Trained:
 def train(config: TrainConfig, dataset: Dataset, registry: Registry, progress: Progress) -> Trained:
     """Fit everything on the training cut, write a bundle, check it, publish and activate it.
 
+    With `refit` the bundle is fitted once more on all events before; merge, ranker and figures stay those of the cut.
     One that is far worse than the current bundle is published, but not activated: see `quality_gate`.
-    A run that dies leaves a staging folder behind, which the next run removes; no half bundle is ever visible.
+    A run that dies leaves staging folders behind, which the next run removes; no half bundle is ever visible.
     """
     torch.set_num_threads(config.threads)
     with progress.step("split"):
         split = split_data(config, dataset)
-    staging = registry.new_staging("train")
-    try:
+    with ExitStack() as made:  # whatever happens, Ctrl-C too: nothing half-written stays behind
+        staging = _staging(registry, "train", made)
         run = TrainingRun(config, dataset, split, staging, progress)
-        manifest = _fit(run, progress)
+        _fit_models(run, progress)
+        _learn_from_unseen(run, progress)
+        last = run
+        if config.refit:
+            staging = _staging(registry, "refit", made)
+            last = TrainingRun(config, dataset, split, staging, progress, learned=run)
+            _fit_models(last, progress, "again on all events: ")
+            last.take_over()
+        with progress.step("manifest"):
+            manifest = last.finish()
         with progress.step("publish"):
             registry.publish(staging, manifest.bundle_id)
             if not (why := held_back(manifest, registry, config.largest_drop)):
                 registry.activate(manifest.bundle_id)
             registry.retain(config.keep_bundles)
-    except BaseException:  # whatever it was, Ctrl-C too: nothing half-written stays behind; the error goes on
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return Trained(manifest.bundle_id, manifest, dataset, split, progress.seconds, _costs(run), why)
 
 
-def _fit(run: TrainingRun, progress: Progress) -> Manifest:
+def _staging(registry: Registry, purpose: str, made: ExitStack) -> Path:
+    """Return a folder that is gone at the end, unless it was published."""
+    staging = registry.new_staging(purpose)
+    made.callback(shutil.rmtree, staging, ignore_errors=True)
+    return staging
+
+
+def _fit_models(run: TrainingRun, progress: Progress, again: str = "") -> None:
     """Run the steps in order; each builds on the files of those before."""
-    with progress.step("popularity and content"):
+    with progress.step(f"{again}popularity and content"):
         run.fit_tables()
-    with progress.step("ALS"):
+    with progress.step(f"{again}ALS"):
         run.fit_als()
-    with progress.step("item to item"):
+    with progress.step(f"{again}item to item"):
         run.fit_item_to_item()
-    with progress.step("cold items"):
+    with progress.step(f"{again}cold items"):
         run.fit_cold_items()
-    with progress.step("two towers"):
+    with progress.step(f"{again}two towers"):
         run.fit_towers()
-    with progress.step("clusters"):
+    with progress.step(f"{again}clusters"):
         run.fit_clusters()
-    with progress.step("export"):
+    with progress.step(f"{again}export"):
         run.export_towers()
-    with progress.step("index"):
+    with progress.step(f"{again}index"):
         run.build_indexes()
+
+
+def _learn_from_unseen(run: TrainingRun, progress: Progress) -> None:
+    """What is learned from how the models do on events that they have not seen."""
     with progress.step("merge"):
         run.fit_blend()
     with progress.step("ranker"):
         run.fit_ranker()
-    with progress.step("manifest"):
-        return run.finish()
 
 
 def _costs(run: TrainingRun) -> dict[str, float]:

@@ -88,6 +88,11 @@ class TowerTrainingSettings(BaseModel):
             )
         return self
 
+    def ending_at(self, share: float) -> TowerTrainingSettings:
+        """Return settings of a training that ends after this share of what it would do, 0..1, as if it were all."""
+        shorter = {"epochs": self.epochs * share, "most_examples": round(self.most_examples * share)}
+        return self.model_copy(update=shorter)
+
 
 @dataclass(frozen=True, slots=True)
 class FittedTowers:

@@ -41,7 +41,7 @@ from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import Plan, TrainConfig
 from tandem_trainer.content import content_vectors_and_model
 from tandem_trainer.data import Dataset
-from tandem_trainer.examples import make_examples
+from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.fit_blend import learn_blends
 from tandem_trainer.freshness import born_ms
@@ -52,13 +52,13 @@ from tandem_trainer.popularity import fit_popularity
 from tandem_trainer.popularity_wide import rating_table, window_tables
 from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
 from tandem_trainer.progress import Progress, text
-from tandem_trainer.ranker_step import HISTORY, asked_sources, make_ranker, written_files
+from tandem_trainer.ranker_step import HISTORY, RANKER, asked_sources, make_ranker, written_files
 from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
 from tandem_trainer.text_encoder import encoder_sha256
 from tandem_trainer.train_cold_items import fit_cold_items
-from tandem_trainer.train_towers import FittedTowers, fit_towers
+from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
 
 INDEX_QUERIES = 500  # users whose vectors measure an index's recall
 GOLDENS = 3
@@ -67,7 +67,11 @@ FEWEST_EVENTS = 20
 
 
 class TrainingRun:
-    """The state of one run: each step adds files to the staging folder and entries to the manifest."""
+    """The state of one run: each step adds files to the staging folder and entries to the manifest.
+
+    learned: a run over the same split that is done. This one is then fitted on all events, for as long as was best
+    there, and takes over what can only be learned from events that the models have not seen: merge, ranker, figures.
+    """
 
     catalog: Catalog
     schema: FeatureSchema
@@ -75,13 +79,23 @@ class TrainingRun:
     als: AlsModel
     towers: FittedTowers
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, split: Split, staging: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        split: Split,
+        staging: Path,
+        progress: Progress,
+        learned: TrainingRun | None = None,
+    ) -> None:
         self._config = config
         self._dataset = dataset
         self._split = split
+        self._events = split.train if learned is None else dataset.events  # what is fitted on
         self._staging = staging
         self._progress = progress
-        self._metrics: dict[str, float] = {}
+        self._learned = learned
+        self._metrics: dict[str, float] = {} if learned is None else dict(learned._metrics)
         self.ranker_fit_core_s = 0.0
         self._ranker_history: list[dict[str, float]] = []
         self._entries: dict[str, Any] = {
@@ -93,7 +107,7 @@ class TrainingRun:
 
     def fit_tables(self) -> None:
         """Catalogue, schema, popularity, ages and content vectors, all counted on the training cut alone; search."""
-        train = self._split.train
+        train = self._events
         _check_size(self._dataset, train)
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
         self.schema = build_schema(self._dataset, self.catalog, self._config)
@@ -115,7 +129,7 @@ class TrainingRun:
         fit_search(title, body, categories, self._config.search).save(self._staging / "search.npz")
 
     def _count_popularity(self) -> PopularityTables:
-        train, settings = self._split.train, self._config.popularity
+        train, settings = self._events, self._config.popularity
         rows, weights = item_rows(self.catalog, train), event_weights(self.schema, train)
         profiles = train[["user_id"]].merge(self._dataset.users, on="user_id", how="left")
         counted = fit_popularity(rows, weights, profiles, self.schema, self.catalog)
@@ -127,7 +141,7 @@ class TrainingRun:
         return PopularityTables({**counted.tables, **lately, **ratings})
 
     def fit_als(self) -> None:
-        train = self._split.train
+        train = self._events
         users, names = pd.factorize(train["user_id"])
         self.als = fit_als(
             users,
@@ -141,7 +155,7 @@ class TrainingRun:
         np.save(self._staging / "als_factors.npy", self.als.item_factors)
 
     def fit_item_to_item(self) -> None:
-        train = self._split.train
+        train = self._events
         next_items = fit_slist(
             pd.factorize(train["user_id"])[0],
             item_rows(self.catalog, train),
@@ -153,7 +167,7 @@ class TrainingRun:
 
     def fit_cold_items(self) -> None:
         """What items without events are worth, from their content; nothing where there is too little to learn from."""
-        config, train = self._config, self._split.train
+        config, train = self._config, self._events
         found = fit_cold_items(
             self._dataset, train, self.catalog, self.schema, self._popularity, config.cold_items, config.seed
         )
@@ -163,23 +177,32 @@ class TrainingRun:
             self._metrics["cold_items_inner_ndcg@20"] = choice.ndcg
 
     def fit_towers(self) -> None:
-        examples = make_examples(self._split.train, self.catalog, self.schema, self._dataset.users)
-        before, after = history_of_validation(self._split), self._split.validation
-        both = pd.concat([before, after]).sort_values("timestamp", kind="stable")
-        validation = make_examples(both, self.catalog, self.schema, self._dataset.users, both.index.isin(after.index))
-        validations = self._config.towers.most_validations
+        settings, validation = self._tower_settings()
         self.towers = fit_towers(
-            examples,
+            make_examples(self._events, self.catalog, self.schema, self._dataset.users),
             item_tower_inputs(self.schema, self.catalog, self.content),
-            self._config.towers,
+            settings,
             self._config.seed,
-            validation if len(validation) else None,
-            lambda part, found: self._progress.advance(part + 1, validations, text(found)),
+            validation,
+            lambda part, found: self._progress.advance(part + 1, settings.most_validations, text(found)),
             self.als.item_factors,
         )
-        best = self.towers.history[self.towers.best]
-        self._metrics |= {f"towers_{name}": value for name, value in best.items()}
+        if self._learned is None:
+            best = self.towers.history[self.towers.best]
+            self._metrics |= {f"towers_{name}": value for name, value in best.items()}
         np.save(self._staging / "item_vectors.npy", self.towers.item_vectors)
+
+    def _tower_settings(self) -> tuple[TowerTrainingSettings, Examples | None]:
+        """Return how long to train, and what to stop by: nothing where how long is known."""
+        settings = self._config.towers
+        if self._learned is not None:
+            return settings.ending_at(self._learned.towers.best_after), None
+        before, after = history_of_validation(self._split), self._split.validation
+        if not len(after):
+            return settings, None
+        both = pd.concat([before, after]).sort_values("timestamp", kind="stable")
+        asked = both.index.isin(after.index)
+        return settings, make_examples(both, self.catalog, self.schema, self._dataset.users, asked)
 
     def fit_clusters(self) -> None:
         """Groups of items that lie near each other, hard and soft."""
@@ -269,6 +292,15 @@ class TrainingRun:
         self._metrics |= made.metrics
         self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], made.parity)
 
+    def take_over(self) -> None:
+        """Take merge and ranker from the run that learned them: they read ranks, levels and scores, no ids."""
+        if self._learned is None:
+            raise ValueError("no run was given to take them from")
+        shutil.copyfile(self._learned._staging / RANKER, self._staging / RANKER)
+        for name in ("blends", "ranker_features", "ranker_heads", "ranker_helps"):
+            self._entries[name] = self._learned._entries[name]
+        self._metrics["onnx_parity"] = max(self._metrics["onnx_parity"], self._learned._metrics["onnx_parity"])
+
     def finish(self) -> Manifest:
         """Write the manifest, which makes the folder a bundle."""
         self._write_history()
@@ -279,7 +311,8 @@ class TrainingRun:
 
     def _write_history(self) -> None:
         """Losses and validation figures by epoch, for curves; nothing reads them to serve."""
-        history = {"towers": self.towers.history, "ranker": self._ranker_history}
+        told = self._learned or self
+        history = {"towers": told.towers.history, "ranker": told._ranker_history}
         (self._staging / HISTORY).write_text(json.dumps(history, indent=1))
 
     def _merged_sources(self) -> list[str]:
@@ -297,7 +330,7 @@ class TrainingRun:
         """Return a user with a long history, one with a short one, and one with none; expected is still empty."""
         popular = np.argsort(-self.catalog.event_counts, kind="stable")[: self.schema.history_length].tolist()
         profile = {name: vocabulary[0] for name, vocabulary in self.schema.user_attributes.items() if vocabulary}
-        last = int(self._split.train["timestamp"].max())
+        last = int(self._events["timestamp"].max())
         histories = [popular, popular[:2], []][:GOLDENS]
         return [Golden(history=history, user_attributes=profile, now_ms=last, expected=[]) for history in histories]
 
@@ -312,14 +345,18 @@ class TrainingRun:
         return np.asarray(vectors.numpy(), np.float32)
 
     def _manifest(self, bundle_id: str, files: dict[str, FileEntry]) -> Manifest:
-        events = self._split.train
         plans: dict[str, dict[str, Plan]] = self._config.plans.model_dump()
         return Manifest(
             format=FORMAT,
             bundle_id=bundle_id,
             created_ms=time.time_ns() // 1_000_000,
-            data=data_info(self._dataset, events),
-            split=SplitInfo(protocol=self._config.split.protocol, seed=self._config.seed, detail=self._split.detail),
+            data=data_info(self._dataset, self._events),
+            split=SplitInfo(
+                protocol=self._config.split.protocol,
+                seed=self._config.seed,
+                detail=self._split.detail,
+                refit=self._learned is not None,
+            ),
             config=self._config.model_dump(mode="json"),
             schema_digest=self.schema.digest(),
             features=self.schema,

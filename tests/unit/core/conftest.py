@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from tandem_core.bundle import Bundle
+from tandem_core.bundle import OF_RETRIEVAL, Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, User
@@ -224,6 +224,7 @@ def make_bundle(
             "item_vectors": item_vectors,
             "content_vectors": item_vectors[:, :4] / np.linalg.norm(item_vectors[:, :4], axis=1, keepdims=True),
             "sources": {**popular, **(sources or {})},
+            "source_names": frozenset({*popular, *(sources or {}), *OF_RETRIEVAL}),
             "plans": dict.fromkeys(Regime, plan),
             "blends": {},
             "scorer": None,

@@ -56,7 +56,7 @@ def poisoned(vectors: np.ndarray) -> np.ndarray:
 
 def test_a_whole_bundle_loads_with_all_its_parts(copy: Path) -> None:
     bundle = load_bundle(copy)
-    assert set(bundle.sources) == FOR_RETRIEVAL | TABLES
+    assert set(bundle.sources) == bundle.source_names == FOR_RETRIEVAL | TABLES
     assert set(bundle.plans) == set(Regime)
     assert all(bundle.plans.values())
     assert bundle.scorer is not None
@@ -68,6 +68,7 @@ def test_a_whole_bundle_loads_with_all_its_parts(copy: Path) -> None:
 def test_a_service_loads_its_own_parts_alone(copy: Path) -> None:
     for_ranking = load_bundle(copy, retrieval=False)
     assert set(for_ranking.sources) == TABLES
+    assert for_ranking.source_names == FOR_RETRIEVAL | TABLES  # of what it may ask retrieval for
     assert for_ranking.user_tower is None
     assert all(plan.source in for_ranking.sources for plans in for_ranking.plans.values() for plan in plans)
     assert load_bundle(copy, ranking=False).scorer is None

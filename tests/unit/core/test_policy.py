@@ -48,8 +48,12 @@ def test_a_file_adds_placements_and_may_override_the_default(tmp_path: Path) -> 
     assert policies["default"].candidates == 50
     home = policies["home"]
     assert home.interacted is Seen.DISCOUNT
-    assert home.source_plans(Regime.WARM) == (SourcePlan("als", 20, 2.5), SourcePlan("two_tower", 300, 1.0))
-    assert home.source_plans(Regime.UNKNOWN) == ()
+    assert home.source_plans(Regime.WARM, {"als", "two_tower"}) == (
+        SourcePlan("als", 20, 2.5),
+        SourcePlan("two_tower", 300, 1.0),
+    )
+    assert home.source_plans(Regime.WARM, {"als"}) == (SourcePlan("als", 20, 2.5),)
+    assert home.source_plans(Regime.UNKNOWN, {"als"}) == ()
     assert home.popularity_blend.of(Regime.UNKNOWN) == 0.5
     assert home.popularity_blend.of(Regime.FEW_EVENTS) == 0.2
     assert [(cap.column, cap.limit) for cap in home.caps] == [("categories", 2)]

@@ -133,6 +133,24 @@ def test_retrieval_is_asked_for_what_the_policy_says(
     assert (asked[1].plans[0].source, asked[1].plans[0].limit, asked[1].plans[0].weight) == ("als", 7, 2.0)
 
 
+def test_a_planned_source_that_the_bundle_lacks_is_not_asked_for_and_is_declared(
+    build: Callable[..., RankingPipeline], make_query: MakeQuery, events_of: MakeEvents
+) -> None:
+    asked: list[Query] = []
+
+    def retrieve(query: Query, budget: Budget) -> Retrieved:
+        asked.append(query)
+        return found(1)
+
+    pipeline = build(plans={"warm": {"als": {"limit": 7}, "two_towers": {"limit": 9}}})
+    slate = pipeline.recommend(make_query(events=events_of("i1", "i2", "i3")), Budget(), retrieve)
+    assert [plan.source for plan in asked[0].plans] == ["als"]
+    (declared,) = slate.degradations
+    assert declared.kind is DegradationKind.RULE_RELAXED
+    assert declared.component == "plans.warm.two_towers"
+    assert "two_tower" in declared.message
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [

@@ -120,9 +120,9 @@ class Encoders:
 
 encoders = Encoders()
 told = WorkerSignals(ServiceSettings(metrics_port=0), "writer", encoders)
-told.beat(WorkPool(1))
+told.beat(WorkPool(1, 60.0))
 encoders.held = Held("b2", "b1", (("b2", object()), ("b1", object())), "", "")
-told.beat(WorkPool(1))
+told.beat(WorkPool(1, 60.0))
 """
 
 

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 
 from tandem_core.budget import Budget
-from tandem_core.bundle import load_bundle
+from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.manifest import sha256_of
 from tandem_core.query import Query, UserEvents
 from tandem_core.registry import Registry
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_trainer.config import DataSettings, TrainConfig
 from tandem_trainer.data import Dataset
+from tandem_trainer.evaluate import WrongBundle, check_fits
 from tandem_trainer.inputs import load_data, split_data
 from tandem_trainer.progress import Progress
 from tandem_trainer.ranker import RankerSettings
@@ -77,6 +78,52 @@ def test_every_protocol_gives_three_parts_that_do_not_leak(trained: Trained, pro
     split = split_data(config, trained.dataset)
     assert_no_leak(split)
     assert min(len(split.train), len(split.validation), len(split.test)) > 0
+
+
+@pytest.fixture(scope="module")
+def refitted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Bundle]:
+    """The same run, fitted again on all events, and its bundle."""
+    registry = Registry(tmp_path_factory.mktemp("refit"))
+    config = TrainConfig.model_validate({**trained.manifest.config, "refit": True})
+    again = train(config, trained.dataset, registry, Progress())
+    assert not list((registry.root / "staging").iterdir())
+    assert registry.bundle_ids() == [again.bundle_id]
+    return again, load_bundle(registry.path_of(again.bundle_id))
+
+
+def test_a_refit_bundle_has_learned_from_the_held_out_events_too(
+    trained: Trained, bundle: Bundle, refitted: tuple[Trained, Bundle]
+) -> None:
+    again, whole = refitted
+    assert again.manifest.split.refit
+    assert not trained.manifest.split.refit
+    assert again.manifest.data.events == len(trained.dataset.events)
+    assert again.manifest.data.last_event_ms == trained.dataset.events["timestamp"].max()
+    counted = trained.dataset.events["item_id"].value_counts()
+    assert whole.catalog.event_counts.tolist() == [counted.get(item_id, 0) for item_id in whole.catalog.item_ids]
+    assert bundle.catalog.event_counts.sum() == len(trained.split.train)
+    assert not np.allclose(whole.item_vectors, bundle.item_vectors, atol=1e-3)
+
+
+def test_a_refit_bundle_keeps_what_was_learned_and_measured_on_events_that_were_unseen(
+    trained: Trained, bundle_folder: Path, refitted: tuple[Trained, Bundle]
+) -> None:
+    again, whole = refitted
+    assert again.manifest.files["ranker.onnx"] == trained.manifest.files["ranker.onnx"]
+    assert again.manifest.blends == trained.manifest.blends
+    assert again.manifest.ranker_features == trained.manifest.ranker_features
+    measured = ("merge_warm_ndcg@10", "towers_recall@100", "ranker_heldout_ndcg@10")
+    assert [again.manifest.metrics[name] for name in measured] == [trained.manifest.metrics[name] for name in measured]
+    assert again.manifest.metrics["onnx_parity"] <= 1e-4
+    query = Query(request_id="r", now_ms=again.manifest.data.last_event_ms, max_results=20)
+    assert len(RetrievalPipeline(whole).retrieve(query, Budget()).candidates) == 20
+
+
+def test_a_refit_bundle_is_not_measured_on_events_that_it_has_seen(
+    trained: Trained, refitted: tuple[Trained, Bundle]
+) -> None:
+    with pytest.raises(WrongBundle, match="was fitted on all events, the test events too"):
+        check_fits(refitted[1], trained.dataset, "leave_last_out")
 
 
 def test_a_bundle_says_what_it_was_made_of(trained: Trained) -> None:

@@ -32,6 +32,7 @@ def find_or_train(config: TrainConfig, dataset: Dataset, registry: Registry, pro
 
     Where only the ranker's settings differ, only the ranker is trained anew.
     """
+    config = config.model_copy(update={"refit": False})  # who measures must not have seen the test events
     current = registry.current()
     try:
         bundle = None if current is None else load_bundle(registry.path_of(current.bundle_id))

@@ -244,6 +244,7 @@ workers = {{ include "tandem.workers" . }}
 {{- end }}
 threads = {{ int $config.threads }}
 max_concurrent_rpcs = {{ int $config.maxConcurrentRpcs }}
+max_queue_ms = {{ toJson $config.maxQueueMs }}
 registry = {{ toJson (default "/bundles" $values.bundles.s3.url) }}
 {{- if include "tandem.s3" .root }}
 registry_cache = "/var/cache/tandem"

@@ -94,9 +94,7 @@ class TwoTowerRow(Row):
         if fitting.part == "train":
             validation = _validation_examples(fitting)
         else:
-            share = fitting.fitted(self.name, "train").fit.notes["best_after"]  # of all that it was to train
-            shorter = {"epochs": settings.epochs * share, "most_examples": round(settings.most_examples * share)}
-            settings = settings.model_copy(update=shorter)
+            settings = settings.ending_at(fitting.fitted(self.name, "train").fit.notes["best_after"])
         catalog = fitting.catalog
         schema = fitting.schema.model_copy(update={"vector_dim": settings.joint_dim})
         training = fitting.dataset.events
@@ -277,6 +275,7 @@ def _bundle(fitting: Fitting, towers: Fit, als: Fit) -> Bundle:
         item_vectors=vectors,
         content_vectors=np.zeros((len(catalog), 1), np.float32),
         sources=sources,
+        source_names=frozenset(sources),
         plans=_plans(fitting.config, sources),
         blends={},
         scorer=None,
