@@ -74,11 +74,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def services(registry: Path, store: Path, log: Path, workers: int = 1) -> Iterator[Serving]:
-    """Run both services as `tandem serve` does, on free ports. workers: of each; its target then names all of them."""
+def services(
+    registry: Path, store: Path, log: Path, workers: int = 1, *, queue_ms: float = 10_000
+) -> Iterator[Serving]:
+    """Run both services as `tandem serve` does, on free ports.
+
+    workers: of each; its target then names all of them. queue_ms: so long may calls wait; short, and a closed loop
+    measures what refusals cost.
+    """
     ports = {name: [free_port() for _ in range(workers)] for name in ("retrieval", "ranking")}
     config = log.with_name(f"{log.name}.toml")
-    config.write_text("".join(f"[{name}]\nworkers = {workers}\nports = {each}\n" for name, each in ports.items()))
+    same = f"workers = {workers}\nmax_queue_ms = {queue_ms}\n"
+    config.write_text("".join(f"[{name}]\n{same}ports = {each}\n" for name, each in ports.items()))
     writer = free_port()
     command = [sys.executable, "-c", "from tandem_cli.main import app; app()", "serve", "--registry", str(registry)]
     command += ["--store", f"sqlite:///{store}", "--config", str(config), "--writer-port", str(writer)]

@@ -23,6 +23,7 @@ from tandem.retrieval.v1 import retrieval_pb2
 from tandem_cli.serving_bench.processes import Serving, services, stolen
 from tandem_cli.serving_bench.world import World
 from tandem_core.grpc_client import open_channel
+from tandem_core.service_settings import ServiceSettings
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 
 RANKING = "tandem.ranking.v1.RankingService"
@@ -35,7 +36,8 @@ SHARES = (0.5, 1.0, 1.5, 3.0)
 
 def overload(world: World, runs: int, seconds: float, folder: Path) -> StudyReport:
     """Return what comes of arrivals at shares of the peak, medians of runs that take turns."""
-    with services(world.registry.root, world.store, folder / "services.log") as serving:
+    queue_ms = ServiceSettings.model_fields["max_queue_ms"].default  # as they are served
+    with services(world.registry.root, world.store, folder / "services.log", queue_ms=queue_ms) as serving:
         _pinned(serving)
         _client(serving, world, folder, kind="closed", seconds=seconds, alone=True)  # caches are filled
         peaks: list[float] = []
