@@ -12,7 +12,7 @@ from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.towers import ItemTower, JoinedItemTowers, JoinedUserTowers, TowerSettings, UserTower
 
 SETTINGS = TowerSettings(vector_dim=8, id_dim=8, code_dim=4, hidden=16)
-N, B, H, K = 9, 3, 5, 3
+N, B, H, K = 9, 3, 5, 2
 
 
 def item_towers() -> list[ItemTower]:
@@ -20,7 +20,7 @@ def item_towers() -> list[ItemTower]:
 
 
 def user_towers() -> list[UserTower]:
-    encoders = ("attention_pool", "ligr", "mean_pool")
+    encoders = ("attention_pool", "mean_pool")
     return [UserTower(SETTINGS.model_copy(update={"encoder": encoder}), H, 2, [3]).eval() for encoder in encoders]
 
 
