@@ -26,17 +26,20 @@ def bundle(
     """Draw the losses and validation figures of a bundle's towers and ranker, by epoch."""
     from tandem_core.errors import BundleRefused, NotFound
     from tandem_core.registry_s3 import open_registry
+    from tandem_core.settings import ConfigError
     from tandem_trainer.ranker_step import HISTORY
     from tandem_trainer.studies.plots_history import draw_history
 
-    with user_errors(BundleRefused, NotFound, ValueError, OSError):
+    with user_errors(BundleRefused, ConfigError, NotFound, OSError):
         found = open_registry(registry)
         if bundle_id is None and (current := found.current()) is not None:
             bundle_id = current.bundle_id
         if bundle_id is None:
             fail(f"{registry} has no current bundle: run tandem train first")
-        history = json.loads((found.fetch(bundle_id) / HISTORY).read_text())
-        name_files(draw_history(history, folder))
+        file = found.fetch(bundle_id) / HISTORY
+        if not file.exists():
+            fail(f"{registry} has no bundle {bundle_id} with a history")
+        name_files(draw_history(json.loads(file.read_text()), folder))
 
 
 @app.command()

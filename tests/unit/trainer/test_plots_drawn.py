@@ -51,9 +51,11 @@ def test_the_command_draws_what_a_bundle_was_trained_with(trained: Trained, regi
     names = {f"{model}_{kind}.png" for model in ("towers", "ranker") for kind in ("losses", "figures")}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == names
     assert all(name in result.output for name in names)
-    result = CliRunner().invoke(app, ["plot", "bundle", "--registry", str(tmp_path), "--out", str(tmp_path)])
-    assert result.exit_code == 2
-    assert "has no current bundle" in result.stderr
+    empty = ["plot", "bundle", "--registry", str(tmp_path), "--out", str(tmp_path)]
+    for more, named in (([], "has no current bundle"), (["--bundle", "lost"], "has no bundle lost with a history")):
+        result = CliRunner().invoke(app, [*empty, *more])
+        assert result.exit_code == 2
+        assert named in result.stderr
 
 
 def test_the_command_draws_what_a_data_set_holds(tmp_path: Path) -> None:

@@ -189,9 +189,12 @@ def test_of_equal_trials_the_earlier_is_the_better_and_those_without_the_figure_
 
 
 @pytest.mark.long
-def test_a_figure_of_the_whole_bundle_trains_the_whole_bundle(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_figure_of_the_whole_bundle_trains_the_whole_bundle(
+    done: tuple[Path, list[Trial]], dataset: Dataset, tmp_path: Path
+) -> None:
     base = {**BASE, "ranker": {"folds": 2, "epochs": 1}, "ranker_data": {"most_requests": 50}}
     trials = run(tmp_path, dataset, base, trials=1, figure="ranker_heldout_ndcg@10")
     assert not trials[0].error
     assert "ranker_heldout_ndcg@10" in trials[0].metrics
+    assert trials[0].metrics.items() >= done[1][0].metrics.items()  # towers alone are trained as with all else
     assert {path.name for path in tmp_path.iterdir()} == {JOURNAL, BEST}

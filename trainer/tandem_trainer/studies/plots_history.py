@@ -23,7 +23,8 @@ def draw_history(history: Mapping[str, History], folder: Path) -> list[Path]:
         for kind, drawn in (("losses", losses), ("figures", [name for name in names if name not in losses])):
             if drawn:
                 curves = {name: [epoch.get(name, float("nan")) for epoch in epochs] for name in drawn}
-                draw = partial(_curves, curves=curves, title=f"{model}: {kind} by epoch")
+                step = "validation" if model == "towers" else "epoch"
+                draw = partial(_curves, curves=curves, title=f"{model}: {kind} by {step}", step=step)
                 paths.append(saved(folder / f"{model}_{kind}.png", draw))
     return paths
 
@@ -34,7 +35,7 @@ def draw_rating_losses(arms: Sequence[Arm], folder: Path) -> list[Path]:
     paths = []
     for arm in fitted:
         curves = {name: [epoch[name] for epoch in arm.history] for name in arm.history[0]}
-        draw = partial(_curves, curves=curves, title=arm.name, kept={arm.name: arm.best_epoch})
+        draw = partial(_curves, curves=curves, title=arm.name, kept=arm.best_epoch)
         paths.append(saved(folder / f"{_file_name(arm.name)}.png", draw))
     together = {arm.name: [epoch["validation_mse"] for epoch in arm.history] for arm in fitted}
     draw = partial(_curves, curves=together, title="squared error on validation ratings")
@@ -42,15 +43,16 @@ def draw_rating_losses(arms: Sequence[Arm], folder: Path) -> list[Path]:
 
 
 def _curves(
-    axes: Any, curves: Mapping[str, Sequence[float]], title: str, kept: Mapping[str, int] | None = None
+    axes: Any, curves: Mapping[str, Sequence[float]], title: str, step: str = "epoch", kept: int | None = None
 ) -> None:
+    """kept: the step whose model was kept, from 0; None: not drawn."""
     for name, values in curves.items():
         axes.plot(range(1, len(values) + 1), values, marker="o", label=name)
-    for epoch in (kept or {}).values():
-        axes.axvline(epoch + 1, linestyle=":", color="grey", label=f"kept: {epoch + 1}")
+    if kept is not None:
+        axes.axvline(kept + 1, linestyle=":", color="grey", label=f"kept: {kept + 1}")
     axes.legend()
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel="epoch", title=title)
+    axes.set(xlabel=step, title=title)
 
 
 def _file_name(name: str) -> str:
