@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -172,6 +173,17 @@ def test_a_journal_is_not_continued_by_another_search(
     with pytest.raises(ConfigError, match=named):
         run(tmp_path, dataset, **changed)
     assert (tmp_path / JOURNAL).read_bytes() == before
+
+
+def test_a_folder_that_another_search_is_at_is_left_alone(
+    done: tuple[Path, list[Trial]], dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / JOURNAL).write_bytes((done[0] / JOURNAL).read_bytes())
+    with (tmp_path / JOURNAL).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="in use by another search"):
+            run(tmp_path, dataset, trials=4)
+    assert len(run(tmp_path, dataset, trials=4)) == 4
 
 
 def test_a_wrong_key_is_refused_before_a_folder_is_made(dataset: Dataset, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def draw_data(dataset: Dataset, folder: Path) -> list[Path]:
         saved(folder / f"values_{name}.png", partial(_values, values=of["value"].to_numpy(np.float64), name=str(name)))
         for name, of in valued.groupby("event_type")
     ]
-    counts = events["item_id"].value_counts().to_numpy(dtype=np.int64)
+    counts = np.asarray(events["item_id"].value_counts(), np.int64)
     return [*paths, saved(folder / "popularity.png", partial(_popularity, counts=counts, items=len(dataset.items)))]
 
 
