@@ -13,7 +13,7 @@ from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
 from tandem_core.query import Regime
 from tandem_core.sources.base import nearest
-from tandem_core.sources.interests import Interests, medoids
+from tandem_core.sources.interests import Interests, groups
 from tandem_core.sources.weighted_average import WeightedAverage
 
 N, D = 60, 6
@@ -87,20 +87,43 @@ def test_without_a_history_nothing_is_found() -> None:
     assert source.vectors(user).shape == (0, D)
 
 
-def test_the_group_that_weighs_most_comes_first_and_is_stood_for_by_its_middle() -> None:
+def test_the_group_that_weighs_most_comes_first_around_its_middle_and_strays_are_left_out() -> None:
     # Three around 100 degrees, two around 0, one stray: up to 53 degrees apart is alike.
     vectors = at(0, 70, 100, 130, 10, 250)
-    assert medoids(vectors, np.ones(6), 3, 0.6).tolist() == [2, 0, 5]
-    assert medoids(vectors, np.array([5.0, 1, 1, 1, 1, 1]), 3, 0.6).tolist() == [0, 2, 5]
-    assert medoids(vectors, np.array([1.0, 1, 1, 1, 1, 9]), 1, 0.6).tolist() == [5]
-    assert medoids(vectors, np.ones(6), 1, 0.6).tolist() == [2]
+
+    def grouped(weights: list[float], most: int = 3, share: float = 0.0) -> list[list[int]]:
+        return [each.tolist() for each in groups(vectors, np.array(weights), most, 0.6, share)]
+
+    assert grouped([1, 1, 1, 1, 1, 1]) == [[1, 2, 3], [0, 4], [5]]
+    assert grouped([5, 1, 1, 1, 1, 1]) == [[0, 4], [1, 2, 3], [5]]
+    assert grouped([1, 1, 1, 1, 1, 1], most=1) == [[1, 2, 3]]
+    assert grouped([1, 1, 1, 1, 1, 1], share=0.2) == [[1, 2, 3], [0, 4]]
+    assert grouped([1, 1, 1, 1, 1, 9], most=1) == [[5]]
+    assert grouped([0, 0, 0, 0, 0, 0], share=0.2)[0] == [0, 4]  # no group weighs more: the first event's
+
+
+def test_an_interest_is_the_weighted_average_of_its_group() -> None:
+    vectors = at(0, 30, 150)
+    source = Interests(ExactIndex(vectors), half_life=1e9)
+    got = source.vectors(user_of([0, 1, 2], [3.0, 1.0, 1.0]))
+    first = 3 * vectors[0] + vectors[1]
+    np.testing.assert_allclose(got, [first / np.linalg.norm(first), vectors[2]], atol=1e-6)
+
+
+def test_one_group_of_everything_is_the_weighted_average_source() -> None:
+    index, eligible, user = ExactIndex(VECTORS), Eligibility(CATALOG, NONE, None), user_of([3, 9, 4], [1.0, 2.0, 0.5])
+    one = Interests(index, alike=-1, half_life=1e9).find(user, eligible, 20)
+    average = WeightedAverage(index).find(user, eligible, 20)
+    assert one.rows.tolist() == average.rows.tolist()
+    np.testing.assert_allclose(one.scores, average.scores, atol=1e-6)
 
 
 def test_what_was_chosen_lately_weighs_more() -> None:
     vectors = at(0, 120)
-    newest_first = user_of([0, *[1] * 3])
-    assert Interests(ExactIndex(vectors), most=1, half_life=1).vectors(newest_first).tolist() == vectors[:1].tolist()
-    assert Interests(ExactIndex(vectors), most=1, half_life=99).vectors(newest_first).tolist() == vectors[1:].tolist()
+    user = user_of([0, *[1] * 3])  # newest first
+    for half_life, first in ((1, 0), (99, 1)):
+        source = Interests(ExactIndex(vectors), most=1, half_life=half_life)
+        np.testing.assert_allclose(source.vectors(user), vectors[[first]], atol=1e-6)
 
 
 @given(
@@ -108,19 +131,22 @@ def test_what_was_chosen_lately_weighs_more() -> None:
     weights=st.lists(st.floats(0, 5), min_size=30, max_size=30),
     most=st.integers(1, 6),
     alike=st.floats(-1, 1),
+    share=st.floats(0, 1),
 )
-def test_no_two_interests_are_alike_and_all_is_stood_for_where_there_are_enough(
-    rows: list[int], weights: list[float], most: int, alike: float
+def test_groups_are_apart_never_empty_and_each_but_the_first_has_its_share(
+    rows: list[int], weights: list[float], most: int, alike: float, share: float
 ) -> None:
-    vectors = VECTORS[rows]
-    taken = medoids(vectors, np.array(weights[: len(rows)]), most, alike)
-    between = vectors[taken] @ vectors[taken].T
-    assert 1 <= len(taken) <= most
-    assert len(set(taken.tolist())) == len(taken)
-    assert (between[~np.eye(len(taken), dtype=bool)] < alike).all()
-    if len(taken) < most:
-        same = np.array(rows)[:, None] == np.array(rows)[taken]
-        assert ((vectors @ vectors[taken].T >= alike - 1e-6) | same).any(axis=1).all()
+    vectors, weighs = VECTORS[rows], np.array(weights[: len(rows)])
+    found = groups(vectors, weighs, most, alike, share)
+    assert 1 <= len(found) <= most
+    assert all(len(each) for each in found)
+    together = np.concatenate(found).tolist()
+    assert len(set(together)) == len(together)
+    sums = [weighs[each].sum() for each in found]
+    assert all(weight >= share * weighs.sum() - 1e-9 for weight in sums[1:])
+    assert (np.diff(sums) <= 1e-9).all()
+    if len(found) < most and share == 0:
+        assert sorted(together) == list(range(len(rows)))
 
 
 INDEXES: dict[str, VectorIndex] = {"exact": ExactIndex(VECTORS), "hnsw": HnswIndex.build(VECTORS, 8, 50, 60, seed=0)}
@@ -154,7 +180,8 @@ def test_the_list_is_that_of_brute_force_over_eligible_items(
 def test_a_long_history_is_cut_to_its_newest_events() -> None:
     vectors = at(0, 120)
     user = user_of([*[0] * 100, *[1] * 400])
-    assert Interests(ExactIndex(vectors), half_life=1e9).vectors(user).tolist() == vectors[:1].tolist()
+    got = Interests(ExactIndex(vectors), half_life=1e9).vectors(user)
+    np.testing.assert_allclose(got, vectors[:1], atol=1e-6)
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
