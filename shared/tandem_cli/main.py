@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, decisions, doctor, events, off_policy, offline, online, simulate, tokens
+from tandem_cli import bench, bundles, decisions, doctor, events, judge, off_policy, offline, online, simulate, tokens
 from tandem_cli.access import with_access
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("generate")(offline.generate)
 app.command("train")(offline.train)
 app.command("evaluate")(offline.evaluate)
+app.command("judge")(judge.judge)
 app.command("simulate")(simulate.simulate)
 app.command("off-policy")(off_policy.off_policy)
 app.command("import-events")(offline.import_events)
