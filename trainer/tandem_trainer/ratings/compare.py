@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from tandem_core.metrics.bootstrap import Interval, mean_intervals, paired_difference
 from tandem_core.settings import Settings
-from tandem_trainer.data import Dataset
+from tandem_trainer.data import Dataset, anonymous_users
 from tandem_trainer.losses import KnownPositives, NegativeSampler
 from tandem_trainer.progress import Progress
 from tandem_trainer.ratings.baselines import fit_biases
@@ -155,7 +155,8 @@ def _prepare(dataset: Dataset, config: RatingConfig) -> RatingData:
         )
     outer = random_within_user(events, config.test_fraction, seed=config.seed)
     inner = random_within_user(outer.train, config.validation_fraction, seed=config.seed + 1)
-    return prepare_ratings(dataset, (inner.train, inner.test, outer.test), config.inputs, config.seed)
+    parts = (inner.train, inner.test, outer.test)
+    return prepare_ratings(dataset, parts, config.inputs, config.seed, anonymous_users(dataset))
 
 
 def _models(
