@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tandem_trainer.examples import make_examples
 from tandem_trainer.inputs import split_data
 from tandem_trainer.prepare import build_catalog, build_schema
 from tandem_trainer.split import SplitError, global_time
+from tandem_trainer.studies.unseen import TIMELESS, notes_on
 
 ANIME = """anime_id,name,genre,type,episodes,rating,members
 20,Naruto,"Action, Comedy, Martial Arts, Shounen, Super Power",TV,220,7.81,683297
@@ -93,6 +95,8 @@ def test_the_lack_of_times_is_said_loudly_and_a_split_by_time_is_refused(folder:
     assert warning.count == len(data.events)
     with pytest.raises(SplitError, match="too few to cut at"):
         global_time(data.events)
+    assert TIMELESS in notes_on(data)
+    assert TIMELESS not in notes_on(replace(data, events=data.events.assign(timestamp=range(len(data.events)))))
 
 
 def test_the_last_rating_of_a_user_is_one_at_random_and_the_same_one_each_time(tmp_path: Path) -> None:

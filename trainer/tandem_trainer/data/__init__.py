@@ -84,11 +84,11 @@ def detect(path: Path) -> str:
             if all((path / mark).is_file() for mark in marks):
                 return name
     headers = [_header(file) for file in ([path] if path.is_file() else sorted(path.glob("*")))]
-    for marks, name in (
+    for columns, name in (
         (online_retail.MARKER_COLUMNS, "online-retail"),
         (amazon_reviews.MARKER_COLUMNS, "amazon-reviews"),
     ):
-        if any(header >= marks for header in headers):
+        if any(header >= columns for header in headers):
             return name
     return "tables"
 

@@ -102,8 +102,7 @@ def _with_users(reviews: pd.DataFrame, ledger: Ledger) -> pd.DataFrame:
     # Once each has its own user, no copy of a review would be found any more.
     copies = reviews.duplicated().to_numpy(dtype=bool) & anonymous
     of_row = pd.Series([f"anonymous:{int(row) + 1}" for row in reviews.index], index=reviews.index, dtype="str")
-    flags = np.where(anonymous, "1", "0")
-    reviews = reviews.assign(**{"user_id": names.where(~anonymous, of_row), ANONYMOUS: flags})
+    reviews = reviews.assign(user_id=names.where(~anonymous, of_row), **{ANONYMOUS: np.where(anonymous, "1", "0")})
     return ledger.drop("events", "exact duplicate of an anonymous review", reviews, copies, _SHOWN)
 
 

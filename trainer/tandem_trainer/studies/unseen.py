@@ -105,8 +105,12 @@ def study_unseen(
         "k": K,
         "seed": seed,
     }
-    notes = NOTES if dataset.events["timestamp"].nunique() > 1 else (*NOTES, TIMELESS)
-    return StudyReport("unseen", facts, (*tables, beside), notes)
+    return StudyReport("unseen", facts, (*tables, beside), notes_on(dataset))
+
+
+def notes_on(dataset: Dataset) -> tuple[str, ...]:
+    """What the reader of figures on this data must know."""
+    return NOTES if dataset.events["timestamp"].nunique() > 1 else (*NOTES, TIMELESS)
 
 
 def _table(title: str, reports: Mapping[str, MetricsReport]) -> StudyTable:
