@@ -51,10 +51,11 @@ def load(path: Path, *, now_ms: int | None = None) -> Dataset:
 
     A review without title or text has "No Title" or "No Review" in its place. A review of nobody known (no user name,
     or one of NOBODY) is an event of its own user, with the attribute is_anonymous = "1" ("0" for all others): so it
-    counts for its item, and no two such reviews are taken for one person's. Different people who show the same other
-    name can not be told apart. A product's name, brand, categories and manufacturer are those most of its rows have; a
-    product without a manufacturer gets the most common one of all. Review texts are no item text: those of held-out
-    events would be told to the models (see `review_texts.with_review_texts`).
+    counts for its item, and no two such reviews are taken for one person's; a least number of events per user above 1
+    leaves them all out. Different people who show the same other name can not be told apart. A product's name, brand,
+    categories and manufacturer are those most of its rows have; a product without a manufacturer gets the most common
+    one of all. Review texts are no item text: those of held-out events would be told to the models (see
+    `review_texts.with_review_texts`).
     The publisher's counts (71,044 reviews, 600 products) were not verified here: the file was not at hand.
     Raises DataError when the file lacks a column or no review is left.
     """
