@@ -239,7 +239,7 @@ def test_rating_models_average_the_reviews_own_texts_of_before_and_no_held_out_o
     inputs = RatingInputSettings(als_factors=4, text_dims=8)
 
     def prepared(train: pd.DataFrame, test: pd.DataFrame) -> Any:
-        return prepare_ratings(data, (train, test.iloc[:0], test), inputs, 0, nobody)
+        return prepare_ratings(data, (train, test.iloc[:0], test), inputs, 0)
 
     one = prepared(split.train, split.test)
     first = ~split.train["user_id"].duplicated().to_numpy() & ~split.train["user_id"].isin(nobody).to_numpy()

@@ -16,7 +16,7 @@ from tandem_core.settings import Settings
 from tandem_core.sources.als import Als
 from tandem_trainer.als import AlsSettings, fit_als
 from tandem_trainer.content import content_vectors, fit_content
-from tandem_trainer.data import Dataset
+from tandem_trainer.data import Dataset, anonymous_users
 from tandem_trainer.data.schema import EVENT_TEXT
 from tandem_trainer.prepare import build_catalog
 from tandem_trainer.ratings.text_means import previous_means
@@ -84,11 +84,12 @@ def prepare_ratings(
     parts: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame],
     settings: RatingInputSettings,
     seed: int,
-    anonymous: Collection[str] = (),
+    anonymous: Collection[str] | None = None,
 ) -> RatingData:
     """Number users and items by the training part and compute all vectors from it alone.
 
-    parts: train, validation and test, rows of `dataset.events` with a value. anonymous: user ids that mean nobody.
+    parts: train, validation and test, rows of `dataset.events` with a value. anonymous: user ids that mean nobody;
+    None: those that the data marks so.
     """
     train = parts[0]
     events = pd.concat(parts)
@@ -96,7 +97,7 @@ def prepare_ratings(
     item_ids = np.concatenate([[""], np.unique(train["item_id"].to_numpy(dtype=str))])
     users, items = _numbers(user_ids, events["user_id"]), _numbers(item_ids, events["item_id"])
     known = np.arange(len(events)) < len(train)
-    nobody = np.isin(user_ids, list(anonymous))
+    nobody = np.isin(user_ids, list(anonymous_users(dataset) if anonymous is None else anonymous))
     item_codes, item_text = _item_side(dataset, train, item_ids, settings, seed)
     user_als, item_als = _als(users[known], items[known], nobody, len(item_ids), settings.als_factors, seed)
     said = item_text[items]
