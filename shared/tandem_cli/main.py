@@ -21,6 +21,7 @@ from tandem_cli import (
     decisions,
     doctor,
     events,
+    judge,
     off_policy,
     offline,
     online,
@@ -38,6 +39,7 @@ app.command("generate")(offline.generate)
 app.command("train")(offline.train)
 app.command("tune")(tune.tune)
 app.command("evaluate")(offline.evaluate)
+app.command("judge")(judge.judge)
 app.command("simulate")(simulate.simulate)
 app.command("off-policy")(off_policy.off_policy)
 app.command("import-events")(offline.import_events)
