@@ -66,7 +66,7 @@ app.add_typer(bench.app, name="bench", help="Compare ways of recommending on hel
 @app.command()
 def demo(
     dataset: Annotated[
-        str, typer.Option(help="synthetic, ml-100k, ml-1m, ml-latest, online-retail, tables")
+        str, typer.Option(help="synthetic, ml-100k, ml-1m, ml-latest, online-retail, amazon-reviews, anime, tables")
     ] = "synthetic",
     data: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its bundle and store.")] = Path(".cache/demo"),

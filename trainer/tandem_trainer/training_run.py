@@ -41,6 +41,7 @@ from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import Plan, TrainConfig
 from tandem_trainer.content import content_vectors_and_model
 from tandem_trainer.data import Dataset
+from tandem_trainer.data.review_texts import with_review_texts
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.fit_blend import learn_blends
@@ -89,9 +90,9 @@ class TrainingRun:
         learned: TrainingRun | None = None,
     ) -> None:
         self._config = config
-        self._dataset = dataset
         self._split = split
         self._events = split.train if learned is None else dataset.events  # what is fitted on
+        self._dataset = with_review_texts(dataset, self._events, config.features.review_chars)
         self._staging = staging
         self._progress = progress
         self._learned = learned

@@ -34,7 +34,7 @@ class _Ratings(nn.Module):
 def fusion_inputs(data: RatingData) -> dict[str, NDArray[np.float32]]:
     """Return what the towers read of all ratings, train, validation and test, [P, F], [P, T], [P, 1], [P, F], [P, T].
 
-    user_text: mean over what the user rated before. user_anonymous: 1 for users who are nobody in particular.
+    user_text: mean over what the user wrote or rated before. user_anonymous: 1 for users who are nobody in particular.
     """
     features = data.features
     parts = (data.train, data.validation, data.test)
