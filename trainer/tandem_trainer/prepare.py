@@ -66,8 +66,12 @@ def item_rows(catalog: Catalog, events: pd.DataFrame) -> NDArray[np.int64]:
 
 def event_weights(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.float32]:
     """Return float32 [n], what each event is worth by its type and value; unknown types weigh 1."""
-    codes = events["event_type"].map(schema.type_code).fillna(0).to_numpy(dtype=np.int64)
-    return schema.event_weights(codes, event_values(events))
+    return schema.event_weights(type_codes(schema, events), event_values(events))
+
+
+def type_codes(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.int64]:
+    """Return int64 [n], the code of each event's type; 0 where the schema does not know it."""
+    return events["event_type"].map(schema.type_code).fillna(0).to_numpy(dtype=np.int64)
 
 
 def _rows(item_ids: Sequence[str], events: pd.DataFrame) -> NDArray[np.int64]:

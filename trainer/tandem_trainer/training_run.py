@@ -49,8 +49,8 @@ from tandem_trainer.indexes import RECALL_AT, build_index
 from tandem_trainer.inputs import data_info, history_of_validation, validation_queries
 from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.popularity import fit_popularity
-from tandem_trainer.popularity_wide import rating_table, window_tables
-from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
+from tandem_trainer.popularity_wide import rating_table, type_tables, window_tables
+from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows, type_codes
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.ranker_step import HISTORY, RANKER, asked_sources, make_ranker, written_files
 from tandem_trainer.search_index import fit_search
@@ -138,7 +138,8 @@ class TrainingRun:
         rated = train["event_type"].isin(settings.rating_event_types).to_numpy()
         values = train["value"].to_numpy(dtype=np.float64)
         ratings = rating_table(rows[rated], values[rated], len(self.catalog), settings)
-        return PopularityTables({**counted.tables, **lately, **ratings})
+        kinds = type_tables(rows, type_codes(self.schema, train), list(self.schema.type_code), len(self.catalog))
+        return PopularityTables({**counted.tables, **lately, **ratings, **kinds})
 
     def fit_als(self) -> None:
         train = self._events
