@@ -87,7 +87,7 @@ class FeatureSchema(BaseModel):
         one of a type without a full value, has the whole weight.
         """
         shares = np.clip(values / self.type_full_values[types], 0, 1)
-        return (self.type_weights[types] * np.where(np.isnan(shares), 1, shares)).astype(np.float32)
+        return np.asarray(self.type_weights[types] * np.where(np.isnan(shares), 1, shares), np.float32)
 
     def encode_attributes(self, attributes: Mapping[str, str]) -> NDArray[np.int64]:
         """Return int64 [A], a code per declared attribute in the schema's order; 0 where unknown."""

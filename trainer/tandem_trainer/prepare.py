@@ -71,7 +71,7 @@ def event_weights(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.flo
 
 def type_codes(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.int64]:
     """Return int64 [n], the code of each event's type; 0 where the schema does not know it."""
-    return events["event_type"].map(schema.type_code).fillna(0).to_numpy(dtype=np.int64)
+    return np.asarray(events["event_type"].map(schema.type_code).fillna(0), np.int64)
 
 
 def _rows(item_ids: Sequence[str], events: pd.DataFrame) -> NDArray[np.int64]:
