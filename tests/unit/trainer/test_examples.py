@@ -120,6 +120,7 @@ def test_a_training_event_weighs_by_its_value_what_it_weighs_in_a_served_history
         np.testing.assert_array_equal(counted[counted > 0], trained)
     # A third of a view and a whole one, a type that nobody declared, a purchase.
     np.testing.assert_allclose(np.unique(examples.weights), [0.5 / 3, 0.5, 1, 3], rtol=1e-6)
+    np.testing.assert_array_equal(examples.batch(np.arange(len(examples))).weights, examples.weights)
     whole = examples.sequences(examples.stretches(np.random.default_rng(0)))
     np.testing.assert_allclose(np.sort(whole.weights[whole.weights > 0]), np.sort(examples.weights))
 
