@@ -31,7 +31,8 @@ SERVICES = {"retrieval": "tandem.retrieval.v1.RetrievalService", "ranking": "tan
 SERVICES["writer"] = "tandem.events.v1.EventService"
 MODULES = {"writer": "tandem_ranking.writer"}  # the others are tandem_<name>
 START_S = 180.0  # a start takes about a second; on a machine with much else to do, far longer
-FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0, "max_connection_age_s": 1.0}
+# max_queue_ms: a busy machine must not look like too many calls.
+FAST = {"bundle_poll_s": 0.1, "drain_s": 0.3, "grace_s": 5.0, "max_connection_age_s": 1.0, "max_queue_ms": 10_000}
 LOG_TAIL = 8000
 
 
