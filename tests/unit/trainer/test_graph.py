@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tandem_trainer.graph import smooth_over_graph
+from tandem_trainer.config import TrainConfig
+from tandem_trainer.data import SyntheticConfig
+from tandem_trainer.data.synthetic import generate
+from tandem_trainer.graph import GraphSettings, smooth_over_graph
+from tandem_trainer.progress import Progress
+from tandem_trainer.split import global_time
+from tandem_trainer.training_run import TrainingRun
 
 # u0 chose i0 and i1 (i1 twice), u1 chose i1, u2 chose i1 and i2; nobody chose i3.
 USERS = np.array([0, 0, 1, 2, 2, 0, 1])
@@ -59,3 +67,22 @@ def test_items_that_the_same_users_chose_come_nearer() -> None:
 
     by_layers = [cohesion(smooth_over_graph(vectors, users, items, 40, layers)) for layers in (0, 1, 3)]
     assert by_layers[0] < by_layers[1] < by_layers[2]
+
+
+def test_the_towers_begin_as_smoothed_factors_where_the_settings_say_so(tmp_path: Path) -> None:
+    dataset = generate(SyntheticConfig(n_users=60, n_items=40, seed=3))
+    split = global_time(dataset.events, 0.15, 0.15)
+    base = TrainConfig()
+    base = base.model_copy(update={"towers": base.towers.model_copy(update={"epochs": 0.01})})
+    vectors = []
+    for layers in (0, 0, 2):
+        folder = tmp_path / str(len(vectors))
+        folder.mkdir()
+        config = base.model_copy(update={"graph": GraphSettings(layers=layers)})
+        run = TrainingRun(config, dataset, split, folder, Progress())
+        run.fit_tables()
+        run.fit_als()
+        run.fit_towers()
+        vectors.append(run.towers.item_vectors)
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert np.abs(vectors[2] - vectors[0]).max() > 0.01
