@@ -19,6 +19,7 @@ from tandem_core.query import Query, SourcePlan
 from tandem_core.retrieval_pipeline import RetrievalPipeline, eligibility
 from tandem_core.sources.base import Source
 from tandem_core.sources.clusters import ClusterSource
+from tandem_core.sources.interests import Interests
 from tandem_core.sources.weighted_average import WeightedAverage
 from tandem_trainer.clusters import ClusterSettings, capped, fit_gmm, fit_kmeans
 from tandem_trainer.data import Dataset
@@ -128,11 +129,12 @@ def make_lists(bundle: Bundle, dataset: Dataset, split: Split, settings: Cluster
 
 
 def make_sources(bundle: Bundle, settings: ClusterSettings, seed: int) -> dict[str, Source]:
-    """Return the sources that know users by their average vector alone."""
+    """Return the sources that know users by the vectors of their items alone."""
     vectors, level = bundle.item_vectors, bundle.popularity_level
     kmeans, gmm = fit_kmeans(vectors, settings, seed), fit_gmm(vectors, settings, seed)
     return {
         BASELINE: WeightedAverage(ExactIndex(vectors)),
+        "interests": Interests(ExactIndex(vectors)),
         "K-means": ClusterSource(kmeans, vectors),
         "K-means, popular": ClusterSource(kmeans, vectors, level),
         "GMM": ClusterSource(gmm, vectors),
