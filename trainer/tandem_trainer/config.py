@@ -13,6 +13,7 @@ from tandem_trainer.als import AlsSettings
 from tandem_trainer.clusters import ClusterSettings
 from tandem_trainer.cold_items import ColdItemSettings
 from tandem_trainer.fit_blend import BlendSettings
+from tandem_trainer.graph import GraphSettings
 from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
@@ -137,6 +138,7 @@ class TrainConfig(Settings):
     towers: TowerTrainingSettings = TowerTrainingSettings()
     popularity: PopularitySettings = PopularitySettings()
     als: AlsSettings = AlsSettings()
+    graph: GraphSettings = GraphSettings()
     item_to_item: SlistSettings = SlistSettings()
     search: SearchSettings = SearchSettings()
     cold_items: ColdItemSettings = ColdItemSettings()
