@@ -24,7 +24,7 @@ help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
 
 .PHONY: demo
-demo: $(STAMP) ## Train, serve and show recommendations (DATASET=ml-100k|ml-1m|online-retail|tables, DATA_DIR=folder)
+demo: $(STAMP) ## Train, serve and show recommendations (DATASET=ml-100k|ml-1m|online-retail|anime|amazon-reviews|tables, DATA_DIR=folder)
 	@$(BIN)/tandem demo --dataset "$(DATASET)" $(if $(DATA_DIR),--data "$(DATA_DIR)",)
 
 .PHONY: test

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from tandem_cli.bench_report import PlotsOption
 from tandem_cli.console import out, user_errors
+from tandem_cli.plot import name_files
 
 if TYPE_CHECKING:
     from tandem_core.metrics.bootstrap import Interval
@@ -26,19 +28,37 @@ def ratings(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write the best model's held-out predictions there, as CSV.")
     ] = None,
+    negatives: Annotated[
+        Path | None,
+        typer.Option("--negatives", help="Write the training ratings with sampled negatives: .csv or .parquet."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", help="Write all ratings, what is known of them and, in .parquet, the models' inputs."),
+    ] = None,
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", help="Write the towers on ALS and text with their fusion head there.")
+    ] = None,
+    plots: PlotsOption = None,
 ) -> None:
     """Fit rating models and compare them with simple means: held-out MSE and MAE with 95 % intervals."""
     from tandem_cli.progress import ConsoleProgress
     from tandem_core.settings import parse_settings, read_toml
     from tandem_trainer.data import load_dataset
     from tandem_trainer.ratings.compare import RatingConfig, compare, to_json
+    from tandem_trainer.ratings.export import export_fusion
+    from tandem_trainer.ratings.tables import check_kind, negatives_table, ratings_table, write_table
+    from tandem_trainer.studies.plots_history import draw_rating_losses
 
     with user_errors(ValueError), ConsoleProgress() as progress:
         settings = parse_settings(RatingConfig, {} if config is None else read_toml(config), str(config or "defaults"))
-        found = compare(load_dataset("auto", data), settings, progress)
+        for path in (negatives, table):
+            check_kind(path)
+        dataset = load_dataset("auto", data)
+        found = compare(dataset, settings, progress)
     out.print(*_tables(found), sep="\n")
     out.print(f"smallest validation error: {found.best}", highlight=False)
-    for path in (json_file, predictions):
+    for path in (json_file, predictions, negatives, table, onnx):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     if json_file is not None:
@@ -47,6 +67,17 @@ def ratings(
     if predictions is not None:
         found.predictions.to_csv(predictions, index=False, float_format="%.4f")
         out.print(f"predictions: {predictions}")
+    if negatives is not None:
+        rows = write_table(negatives_table(found.data, settings.seed), negatives)
+        out.print(f"training ratings with negatives: {rows:,} rows in {negatives}", highlight=False)
+    if table is not None:
+        rows = write_table(ratings_table(dataset, found.data, settings), table)
+        out.print(f"all ratings: {rows:,} rows in {table}", highlight=False)
+    if onnx is not None:
+        parity = export_fusion(found, onnx)
+        out.print(f"fusion head: {onnx}, within {parity:.2g} of torch on the held-out ratings", highlight=False)
+    if plots is not None:
+        name_files(draw_rating_losses(found.arms, plots))
 
 
 def _tables(found: Comparison) -> list[Table]:

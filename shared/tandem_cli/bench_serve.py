@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from tandem_cli.bench_report import PlotsOption, drawn
 from tandem_cli.console import fail, out, user_errors
+from tandem_cli.plot import name_files
 
 CACHE = Path(".cache/bench-serve")
 PEER = Path("tests/bench/peer/server.py")
@@ -28,9 +30,15 @@ def serve(
     kinds: Annotated[str, typer.Option(help="Indexes to choose from: exact, ivf, hnsw (minutes at 1M).")] = "exact,ivf",
     peer: Annotated[Path, typer.Option(help="The plain implementation to compare with; skipped if absent.")] = PEER,
     cache: Annotated[Path, typer.Option(help="Where bundles are kept between runs.")] = CACHE,
+    plots: PlotsOption = None,
+    drawn_from: Annotated[
+        Path | None, typer.Option("--from", help="Draw the figures of an earlier --json, and measure nothing.")
+    ] = None,
 ) -> None:
     """Speed of the real services beside the same request in process, as bare kernels, and done plainly."""
-    from tandem_cli.bench_report import drawn
+    if drawn_from is not None:
+        _draw_again(drawn_from, plots)
+        return
     from tandem_cli.progress import ConsoleProgress
     from tandem_cli.serving_bench.measure import Effort, measure
     from tandem_cli.serving_bench.processes import NotServing
@@ -39,6 +47,7 @@ def serve(
     from tandem_core.registry import Registry
     from tandem_trainer.config import IndexSettings
     from tandem_trainer.studies.hardness import hardness
+    from tandem_trainer.studies.plots_scaling import draw_scaling
 
     sizes = [int(text) for text in items.split(",")]
     with user_errors(ValueError, NotServing), ConsoleProgress() as progress:
@@ -62,6 +71,18 @@ def serve(
     for figures in found:
         if profile := figures.values.get("peer profile"):
             out.print(f"the peer, {figures.items:,} items, 200 requests:\n{profile}", highlight=False, markup=False)
+    written = [{"items": figures.items, **figures.values} for figures in found]
     if json_file is not None:
-        json_file.write_text(json.dumps([{"items": f.items, **f.values} for f in found], indent=1))
+        json_file.write_text(json.dumps(written, indent=1))
         out.print(f"all figures: {json_file}")
+    if plots is not None:
+        name_files(draw_scaling(written, plots))
+
+
+def _draw_again(figures: Path, plots: Path | None) -> None:
+    from tandem_trainer.studies.plots_scaling import draw_scaling, read_figures
+
+    if plots is None:
+        fail("--from draws figures into the folder that --plots names: give both")
+    with user_errors(ValueError, OSError):
+        name_files(draw_scaling(read_figures(figures), plots))

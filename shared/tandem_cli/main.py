@@ -15,7 +15,21 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli import bench, bundles, decisions, doctor, events, off_policy, offline, online, simulate, tokens
+from tandem_cli import (
+    bench,
+    bundles,
+    decisions,
+    doctor,
+    events,
+    judge,
+    off_policy,
+    offline,
+    online,
+    plot,
+    simulate,
+    tokens,
+    tune,
+)
 from tandem_cli.access import with_access
 
 app = typer.Typer(
@@ -23,7 +37,9 @@ app = typer.Typer(
 )
 app.command("generate")(offline.generate)
 app.command("train")(offline.train)
+app.command("tune")(tune.tune)
 app.command("evaluate")(offline.evaluate)
+app.command("judge")(judge.judge)
 app.command("simulate")(simulate.simulate)
 app.command("off-policy")(off_policy.off_policy)
 app.command("import-events")(offline.import_events)
@@ -43,13 +59,14 @@ app.command("replay")(decisions.replay)
 app.command("preview-rules")(decisions.preview_rules)
 app.add_typer(bundles.app, name="bundles", help="List the bundles of a registry, activate one, roll back.")
 app.add_typer(tokens.app, name="token", help="Make tokens for callers.")
+app.add_typer(plot.app, name="plot", help="Draw how a bundle was trained, or what a data set holds.")
 app.add_typer(bench.app, name="bench", help="Compare ways of recommending on held-out events.")
 
 
 @app.command()
 def demo(
     dataset: Annotated[
-        str, typer.Option(help="synthetic, ml-100k, ml-1m, ml-latest, online-retail, tables")
+        str, typer.Option(help="synthetic, ml-100k, ml-1m, ml-latest, online-retail, amazon-reviews, anime, tables")
     ] = "synthetic",
     data: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its bundle and store.")] = Path(".cache/demo"),

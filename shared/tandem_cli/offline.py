@@ -57,7 +57,7 @@ def train(
     from tandem_core.registry_s3 import open_registry
     from tandem_trainer.train import train as run
 
-    settings, dataset = _load(config, data, store)
+    settings, dataset = load_config_and_data(config, data, store)
     for line in dataset.report.lines():
         out.print(line, highlight=False)
     with user_errors(ValueError), ConsoleProgress() as progress:
@@ -142,7 +142,7 @@ def import_events(
     from tandem_core.stores.open import open_store, without_password
     from tandem_trainer.seed_store import store_events
 
-    _, dataset = _load(config, data)
+    _, dataset = load_config_and_data(config, data)
     with user_errors(ValueError, StoreUnavailable):
         new = store_events(open_store(store), dataset.events)
     out.print(f"{new} new of {len(dataset.events)} events in {without_password(store)}")
@@ -158,7 +158,7 @@ def import_users(
     from tandem_core.stores.open import open_store, without_password
     from tandem_trainer.seed_store import store_users
 
-    _, dataset = _load(config, data)
+    _, dataset = load_config_and_data(config, data)
     with user_errors(ValueError, StoreUnavailable):
         count = store_users(open_store(store), dataset.users)
     out.print(f"{count} users in {without_password(store)}")
@@ -175,7 +175,7 @@ def export_items(
     from tandem_core.stores.open_live import open_live_store
     from tandem_trainer.live_items import with_live_items
 
-    _, dataset = _load(config, data)
+    _, dataset = load_config_and_data(config, data)
     with user_errors(ValueError, StoreUnavailable):
         live = open_live_store(store)
         items, deleted = list(live.items()), live.deleted_ids()
@@ -191,7 +191,8 @@ def _config(path: Path | None) -> TrainConfig:
     return load_config(path)
 
 
-def _load(config: Path | None, data: Path | None, store: str = "") -> tuple[TrainConfig, Dataset]:
+def load_config_and_data(config: Path | None, data: Path | None, store: str = "") -> tuple[TrainConfig, Dataset]:
+    """Return the settings and the tables of a run; ends the command with one clear line where they are wrong."""
     from tandem_core.stores.base import StoreUnavailable
     from tandem_core.stores.open import open_store
     from tandem_trainer.inputs import load_data

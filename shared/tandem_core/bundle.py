@@ -33,6 +33,7 @@ from tandem_core.sources.cold_items import ColdItems
 from tandem_core.sources.cold_items_model import ColdItemModel
 from tandem_core.sources.content_neighbours import ColdContentNeighbours, ContentNeighbours
 from tandem_core.sources.fresh import Fresh
+from tandem_core.sources.interests import Interests
 from tandem_core.sources.item_to_item import ItemToItem
 from tandem_core.sources.live import LIVE, LiveItems
 from tandem_core.sources.popularity import CategoryPopularity, Popularity, SegmentPopularity
@@ -67,6 +68,7 @@ OF_RETRIEVAL = frozenset(
     {
         "two_tower",
         "weighted_average",
+        "interests",
         "kmeans",
         "mixture",
         "als",
@@ -170,6 +172,7 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         user_tower = UserTower(folder / "user_tower.onnx", schema, item_vectors)
         index = open_index(folder, "two_tower", manifest, item_vectors)
         sources |= {"two_tower": TwoTower(user_tower, index), "weighted_average": WeightedAverage(index)}
+        sources["interests"] = Interests(index)
         for name in ("kmeans", "mixture"):
             sources[name] = ClusterSource(Clusters.load(folder / f"{name}.npz"), item_vectors)
         sources |= _behaviour_sources(folder, manifest, next_items)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from tandem_core.catalog import Catalog
 from tandem_core.query import Query, Regime, UserEvents
@@ -27,6 +27,13 @@ class EventType(BaseModel):
     name: str
     weight: float = 1.0
     half_life_days: float | None = Field(default=None, gt=0)  # None: never fades
+    full_value: float | None = Field(default=None, gt=0)  # smaller values weigh a share; None: all alike
+
+    @model_serializer(mode="wrap")
+    def _without_an_unset_full_value(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Schemas from before there was such a key keep their digest.
+        fields: dict[str, Any] = serialize(self)
+        return {name: each for name, each in fields.items() if name != "full_value" or each is not None}
 
 
 class FeatureSchema(BaseModel):
@@ -55,6 +62,11 @@ class FeatureSchema(BaseModel):
         return np.array([1.0, *(event_type.weight for event_type in self.event_types)], np.float32)
 
     @cached_property
+    def type_full_values(self) -> NDArray[np.float64]:
+        """float64 [types + 1]: the value of the whole weight by code, NaN where values do not matter."""
+        return np.array([np.nan, *(np.nan if t.full_value is None else t.full_value for t in self.event_types)])
+
+    @cached_property
     def type_half_lives_ms(self) -> NDArray[np.float64]:
         """float64 [types + 1]: half-life by code in milliseconds, infinite where the type never fades."""
         days = [t.half_life_days for t in self.event_types]
@@ -66,6 +78,16 @@ class FeatureSchema(BaseModel):
             (name, {text: code for code, text in enumerate(vocabulary, start=1)})
             for name, vocabulary in self.user_attributes.items()
         ]
+
+    def event_weights(self, types: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return float32 [n], what each event is worth: its type's weight, or of it the share value / full value.
+
+        The one function for training and serving. types: int [n], codes. values: float [n], NaN where an event has
+        none; shares are clipped to [0, 1], so that a value of 0 or less is worth nothing. An event without a value, and
+        one of a type without a full value, has the whole weight.
+        """
+        shares = np.clip(values / self.type_full_values[types], 0, 1)
+        return np.asarray(self.type_weights[types] * np.where(np.isnan(shares), 1, shares), np.float32)
 
     def encode_attributes(self, attributes: Mapping[str, str]) -> NDArray[np.int64]:
         """Return int64 [A], a code per declared attribute in the schema's order; 0 where unknown."""
@@ -100,7 +122,7 @@ class History:
     """What a user chose, newest first: positive events on catalogue items.
 
     rows: int32 [h]. types: int32 [h], event type codes. timestamps: int64 [h], milliseconds. weights: float32 [h],
-    above 0: type weight faded by the type's half-life (not by position: see `decayed`).
+    above 0: as of `FeatureSchema.event_weights`, faded by the type's half-life (not by position: see `decayed`).
     """
 
     rows: NDArray[np.int32]
@@ -173,11 +195,11 @@ def _resolve_history(
     types = np.array([type_code.get(name, 0) for name in events.event_types], np.int32)[::-1]
     timestamps = events.timestamps[::-1]
     ages = np.maximum(now_ms - timestamps, 0)
+    weights = schema.event_weights(types, events.values[::-1])
     # However old, an event stays in the history, as it does in training.
-    fading = np.maximum(np.exp2(-ages / schema.type_half_lives_ms[types]), np.finfo(np.float32).tiny)
-    weights = (schema.type_weights[types] * fading).astype(np.float32)
-    chosen = (rows >= 0) & (schema.type_weights[types] > 0)
-    history = History(rows[chosen], types[chosen], timestamps[chosen], weights[chosen])
+    faded = np.maximum(weights * np.exp2(-ages / schema.type_half_lives_ms[types]), np.finfo(np.float32).tiny)
+    chosen = (rows >= 0) & (weights > 0)
+    history = History(rows[chosen], types[chosen], timestamps[chosen], faded[chosen].astype(np.float32))
     return history, rows[rows >= 0]
 
 

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tandem_core.sources.popularity_tables import GLOBAL, TRENDING, WEIGHTED_RATING, WINDOW, PopularityTables
+from tandem_core.sources.popularity_tables import (
+    GLOBAL,
+    OF_TYPE,
+    TRENDING,
+    WEIGHTED_RATING,
+    WINDOW,
+    PopularityTables,
+)
 from tandem_core.sparse_rows import SparseRows
 
-_TABLES = (GLOBAL, WINDOW, TRENDING, WEIGHTED_RATING)  # those over all items: the same for every user
+_TABLES = (GLOBAL, WINDOW, TRENDING, WEIGHTED_RATING, OF_TYPE)  # those over all items: the same for every user
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _VECTORS = {
     "two_tower": "item_vectors.npy",
     "weighted_average": "item_vectors.npy",
+    "interests": "item_vectors.npy",
     "als": "als_factors.npy",
     "content_neighbours": "content_vectors.npy",
 }

@@ -356,7 +356,7 @@ def test_every_source_that_is_named_can_be_asked_alone(
     assert set(state.sources) == {
         *("popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"),
         *("two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"),
-        *("cold_items", "weighted_average", "kmeans", "mixture", "live"),
+        *("cold_items", "weighted_average", "interests", "kmeans", "mixture", "live"),
     }
     strict = filter_pb2.FILL_POLICY_STRICT
     for source in set(state.sources) - {"live"}:  # without live items it finds none

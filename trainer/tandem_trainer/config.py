@@ -13,6 +13,7 @@ from tandem_trainer.als import AlsSettings
 from tandem_trainer.clusters import ClusterSettings
 from tandem_trainer.cold_items import ColdItemSettings
 from tandem_trainer.fit_blend import BlendSettings
+from tandem_trainer.graph import GraphSettings
 from tandem_trainer.popularity_wide import PopularitySettings
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
@@ -58,6 +59,9 @@ class FeatureSettings(Settings):
     als_half_life: float = Field(default=5.0, gt=0)  # in events, of the fold-in: HR@10 .213, at 10 .182 (ml-1m)
     content_dims: int = Field(default=64, ge=1)
     text_encoder: Path | None = None  # ONNX, strings [N] to float32 [N, T]: its vectors stand beside those of words
+    # Characters of an item's newest training reviews that join its text; 0: none. Where events have texts alone. A
+    # training event's own review is then in its item's text, as no review to come can be.
+    review_chars: int = Field(default=0, ge=0)
     content_half_life: float = Field(default=5.0, gt=0)  # in events, of the profile that content neighbours are near to
     fresh_days: float = Field(default=30.0, gt=0)  # items younger than this are what the source "fresh" finds
     most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns
@@ -134,6 +138,7 @@ class TrainConfig(Settings):
     towers: TowerTrainingSettings = TowerTrainingSettings()
     popularity: PopularitySettings = PopularitySettings()
     als: AlsSettings = AlsSettings()
+    graph: GraphSettings = GraphSettings()
     item_to_item: SlistSettings = SlistSettings()
     search: SearchSettings = SearchSettings()
     cold_items: ColdItemSettings = ColdItemSettings()

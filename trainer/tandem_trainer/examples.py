@@ -66,7 +66,8 @@ class Sequences:
 class Examples:
     """T examples over P positive events of U users, in the order of users and, for each, of time.
 
-    rows, types: int32 [P]. timestamps: int64 [P]. starts: int64 [P], place of the first event of the same user.
+    rows, types: int32 [P]. timestamps: int64 [P]. weights: float32 [P], above 0. starts: int64 [P], place of the first
+    event of the same user.
     users: int32 [P]. targets: int64 [T], places of the events to predict; their histories are the places before.
     attributes: int64 [U, A].
     """
@@ -76,6 +77,7 @@ class Examples:
     rows: NDArray[np.int32]
     types: NDArray[np.int32]
     timestamps: NDArray[np.int64]
+    weights: NDArray[np.float32]
     starts: NDArray[np.int64]
     users: NDArray[np.int32]
     targets: NDArray[np.int64]
@@ -104,7 +106,7 @@ class Examples:
             user_attributes=self.attributes[self.users[places]],
             context=encode_context(self.timestamps[places]),
             target_rows=self.rows[places].astype(np.int64),
-            weights=self.schema.type_weights[self.types[places]],
+            weights=self.weights[places],
         )
 
     def stretches(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -141,7 +143,7 @@ class Examples:
             user_attributes=self.attributes[self.users[oldest[:, 0]]],
             context=encode_context(self.timestamps[targets]),
             target_rows=np.where(inside, self.rows[targets], -1).astype(np.int64),
-            weights=np.where(inside, self.schema.type_weights[self.types[targets]], 0).astype(np.float32),
+            weights=np.where(inside, self.weights[targets], 0).astype(np.float32),
             users=self.users[oldest[:, 0]].astype(np.int64),
         )
 
@@ -166,14 +168,15 @@ def make_examples(
 ) -> Examples:
     """Return an example per positive event, each user's first one too (with an empty history).
 
-    events: user_id, item_id, timestamp (ms), event_type, in a stable sort by timestamp. Events of unknown items are
-    left out; events of weight 0 or less are neither targets nor history. users: user_id and attributes; users and
-    values it lacks are unknown. is_target: bool [len(events)], which events to predict (all: None): for validation
-    give train and validation events, and mark the latter.
+    events: user_id, item_id, timestamp (ms), event_type, in a stable sort by timestamp; value where it matters. Events
+    of unknown items are left out; events of weight 0 or less are neither targets nor history. users: user_id and
+    attributes; users and values it lacks are unknown. is_target: bool [len(events)], which events to predict (all:
+    None): for validation give train and validation events, and mark the latter.
     """
     rows = _codes(events["item_id"], catalog.item_ids)
     types = _codes(events["event_type"], [t.name for t in schema.event_types]) + 1
-    positive = (rows >= 0) & (schema.type_weights[types] > 0)
+    weights = schema.event_weights(types, event_values(events))
+    positive = (rows >= 0) & (weights > 0)
     names, user_of = np.unique(events["user_id"].to_numpy(dtype=str)[positive], return_inverse=True)
     order = np.argsort(user_of, kind="stable")  # by user, and by time as the events are
     timestamps = events["timestamp"].to_numpy(dtype=np.int64)[positive][order]
@@ -188,11 +191,17 @@ def make_examples(
         rows=rows[positive][order],
         types=types[positive][order],
         timestamps=timestamps,
+        weights=weights[positive][order],
         starts=np.repeat(np.cumsum(counts) - counts, counts),
         users=user_of[order].astype(np.int32),
         targets=np.flatnonzero(wanted),
         attributes=_attribute_codes(schema, users, names),
     )
+
+
+def event_values(events: pd.DataFrame) -> NDArray[np.float32]:
+    """Return float32 [n], each event's value: NaN where it has none, and where there is no such column."""
+    return events["value"].to_numpy(dtype=np.float32) if "value" in events else np.full(len(events), np.nan, np.float32)
 
 
 def _attribute_codes(schema: FeatureSchema, users: pd.DataFrame, names: NDArray[np.str_]) -> NDArray[np.int64]:

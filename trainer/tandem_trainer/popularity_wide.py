@@ -1,14 +1,15 @@
-"""Tables that are the same for everybody: popular in the last days, trending, rated best."""
+"""Tables that are the same for everybody: popular in the last days, trending, rated best; by kind of event."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tandem_core.sources.popularity_tables import TRENDING, WEIGHTED_RATING, WINDOW, RankedTable
+from tandem_core.sources.popularity_tables import OF_TYPE, TRENDING, WEIGHTED_RATING, WINDOW, RankedTable
 
 DAY_MS = 86_400_000
 
@@ -48,6 +49,27 @@ def window_tables(
         tables[f"{WINDOW}{days}"] = _shares(_sums(rows[inside], counted[inside], n_items))
     faded = counted * np.exp2(-ages / settings.trending_half_life_days)
     return tables | {TRENDING: _shares(_sums(rows, faded, n_items))}
+
+
+def type_tables(
+    rows_item: NDArray[np.integer], types: NDArray[np.integer], names: Sequence[str], n_items: int
+) -> dict[str, RankedTable]:
+    """Return a table per kind of event that occurs, such as "events:view"; none where fewer than two kinds do.
+
+    rows_item: [E]; events of unknown items (row below 0) are not counted. types: [E], the place of the type in `names`
+    counted from 1; 0 is unknown and not counted. Score: the item's share of the events of that type, whatever they
+    weigh: how often an item is disliked says something too. Order and items as in `window_tables`.
+    """
+    kept = (types > 0) & (rows_item >= 0)
+    rows, kinds = rows_item[kept], types[kept]
+    found = np.unique(kinds).tolist()
+    if len(found) < 2:  # one kind alone says what the table over everybody says
+        return {}
+    ones = np.ones(len(rows))
+    return {
+        f"{OF_TYPE}{names[kind - 1]}": _shares(_sums(rows[kinds == kind], ones[kinds == kind], n_items))
+        for kind in found
+    }
 
 
 def rating_table(

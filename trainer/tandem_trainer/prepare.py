@@ -12,6 +12,7 @@ from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import FeatureSchema
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
+from tandem_trainer.examples import event_values
 
 
 def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Catalog:
@@ -64,9 +65,13 @@ def item_rows(catalog: Catalog, events: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def event_weights(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.float32]:
-    """Return float32 [n], the weight of each event's type; unknown types weigh 1."""
-    codes = events["event_type"].map(schema.type_code).fillna(0).to_numpy(dtype=np.int64)
-    return schema.type_weights[codes]
+    """Return float32 [n], what each event is worth by its type and value; unknown types weigh 1."""
+    return schema.event_weights(type_codes(schema, events), event_values(events))
+
+
+def type_codes(schema: FeatureSchema, events: pd.DataFrame) -> NDArray[np.int64]:
+    """Return int64 [n], the code of each event's type; 0 where the schema does not know it."""
+    return np.asarray(events["event_type"].map(schema.type_code).fillna(0), np.int64)
 
 
 def _rows(item_ids: Sequence[str], events: pd.DataFrame) -> NDArray[np.int64]:

@@ -167,9 +167,10 @@ def _gains(
         return gains
     place = {int(row): i for i, row in enumerate(rows) if right[i]}
     worth = dict.fromkeys(place.values(), 0.0)
-    for item_id, event_type, value in zip(outcome.item_ids, outcome.event_types, outcome.values, strict=True):
+    types = np.array([schema.type_code.get(name, 0) for name in outcome.event_types], np.int32)
+    counts = schema.event_weights(types, outcome.values) if gain == "event_type" else outcome.values
+    for item_id, own in zip(outcome.item_ids, counts, strict=True):
         if (at := place.get(catalog.row_of.get(item_id, -1))) is not None:
-            own = schema.type_weights[schema.type_code.get(event_type, 0)] if gain == "event_type" else value
             worth[at] = max(worth[at], float(own) if np.isfinite(own) else 0.0)
     for at, each in worth.items():
         gains[at] = each

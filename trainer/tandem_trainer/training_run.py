@@ -41,16 +41,18 @@ from tandem_trainer.clusters import fit_gmm, fit_kmeans
 from tandem_trainer.config import Plan, TrainConfig
 from tandem_trainer.content import content_vectors_and_model
 from tandem_trainer.data import Dataset
+from tandem_trainer.data.review_texts import with_review_texts
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.export import check_parity, to_onnx
 from tandem_trainer.fit_blend import learn_blends
 from tandem_trainer.freshness import born_ms
+from tandem_trainer.graph import smooth_over_graph
 from tandem_trainer.indexes import RECALL_AT, build_index
 from tandem_trainer.inputs import data_info, history_of_validation, validation_queries
 from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.popularity import fit_popularity
-from tandem_trainer.popularity_wide import rating_table, window_tables
-from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows
+from tandem_trainer.popularity_wide import rating_table, type_tables, window_tables
+from tandem_trainer.prepare import build_catalog, build_schema, event_weights, item_rows, type_codes
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.ranker_step import HISTORY, RANKER, asked_sources, make_ranker, written_files
 from tandem_trainer.search_index import fit_search
@@ -89,9 +91,9 @@ class TrainingRun:
         learned: TrainingRun | None = None,
     ) -> None:
         self._config = config
-        self._dataset = dataset
         self._split = split
         self._events = split.train if learned is None else dataset.events  # what is fitted on
+        self._dataset = with_review_texts(dataset, self._events, config.features.review_chars)
         self._staging = staging
         self._progress = progress
         self._learned = learned
@@ -138,7 +140,8 @@ class TrainingRun:
         rated = train["event_type"].isin(settings.rating_event_types).to_numpy()
         values = train["value"].to_numpy(dtype=np.float64)
         ratings = rating_table(rows[rated], values[rated], len(self.catalog), settings)
-        return PopularityTables({**counted.tables, **lately, **ratings})
+        kinds = type_tables(rows, type_codes(self.schema, train), list(self.schema.type_code), len(self.catalog))
+        return PopularityTables({**counted.tables, **lately, **ratings, **kinds})
 
     def fit_als(self) -> None:
         train = self._events
@@ -185,12 +188,21 @@ class TrainingRun:
             self._config.seed,
             validation,
             lambda part, found: self._progress.advance(part + 1, settings.most_validations, text(found)),
-            self.als.item_factors,
+            self._first_item_vectors(),
         )
         if self._learned is None:
             best = self.towers.history[self.towers.best]
             self._metrics |= {f"towers_{name}": value for name, value in best.items()}
         np.save(self._staging / "item_vectors.npy", self.towers.item_vectors)
+
+    def _first_item_vectors(self) -> NDArray[np.float32]:
+        """Return float32 [N, F], what a warm start begins with: ALS factors, smoothed over the graph where wanted."""
+        if not self._config.graph.layers:
+            return self.als.item_factors
+        chosen = self._events[event_weights(self.schema, self._events) > 0]
+        users, names = pd.factorize(chosen["user_id"])
+        rows = item_rows(self.catalog, chosen)
+        return smooth_over_graph(self.als.item_factors, users, rows, len(names), self._config.graph.layers)
 
     def _tower_settings(self) -> tuple[TowerTrainingSettings, Examples | None]:
         """Return how long to train, and what to stop by: nothing where how long is known."""

@@ -15,13 +15,15 @@ GLOBAL = "global"
 WINDOW = "window:"  # and the days of it: "window:7"
 TRENDING = "trending"
 WEIGHTED_RATING = "weighted_rating"
+OF_TYPE = "events:"  # and the event type: "events:view"
 
 
 @dataclass(frozen=True, slots=True)
 class RankedTable:
     """Items by falling score. rows: int32 [n], none twice. scores: float32 [n], finite.
 
-    A score is the item's share of the table's event weight, in [0, 1]; in the table of ratings it is a rating.
+    A score is the item's share of the table's event weight, in [0, 1]; in those of an event type of its events, however
+    much they weigh; in the table of ratings it is a rating.
     """
 
     rows: NDArray[np.int32]
@@ -37,7 +39,7 @@ class RankedTable:
 @dataclass(frozen=True, slots=True)
 class PopularityTables:
     """Tables by key: "global" (every item of the catalogue), "segment:age=25,gender=F", "category:Drama",
-    "window:7" (days), "trending", "weighted_rating".
+    "window:7" (days), "trending", "weighted_rating", "events:view" (an event type).
     """
 
     tables: Mapping[str, RankedTable]

@@ -133,6 +133,13 @@ def test_the_configuration_for_long_training_is_what_the_quality_figures_are_of(
     assert load_config(CONFIGS / "train-long.toml").towers == longer(TrainConfig())
 
 
+def test_the_configuration_for_the_best_towers_trains_two_pairs_for_as_long_as_the_quality_figures_say() -> None:
+    config = load_config(CONFIGS / "train-best.toml")
+    assert config.towers == longer(config)
+    assert [pair.spare_known for pair in config.towers.pairs] == [True, False]
+    assert config.towers.joint_dim == 2 * TrainConfig().towers.joint_dim
+
+
 def test_an_unknown_key_of_a_training_configuration_is_named(tmp_path: Path) -> None:
     config = tmp_path / "train.toml"
     config.write_text("[towers]\nepoch = 3\n")

@@ -21,7 +21,7 @@ from tandem_core.query import Query, Regime, UserEvents
 TABLES = {"popularity", "popularity_segment", "popularity_category", "popularity_7d", "popularity_30d", "trending"}
 FOR_RETRIEVAL = {
     *("two_tower", "als", "item_to_item", "content_neighbours", "content_cold", "fresh", "search"),
-    *("cold_items", "weighted_average", "kmeans", "mixture", "live"),
+    *("cold_items", "weighted_average", "interests", "kmeans", "mixture", "live"),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from tandem_core.bundle import Bundle
 from tandem_core.catalog import Catalog
 from tandem_core.features import (
+    EventType,
     FeatureSchema,
     History,
     User,
@@ -110,6 +111,57 @@ def test_an_event_stays_in_the_history_however_old_it_is(
     assert user.history.rows.tolist() == [2, 1]
     assert np.all((user.history.weights > 0) & (user.history.weights < 1e-30))
     assert user.regime is Regime.FEW_EVENTS
+
+
+def watched(schema: FeatureSchema) -> FeatureSchema:
+    """Views weigh by the share watched, dislikes by their strength; the other types as before."""
+    types = (
+        EventType(name="view", weight=0.5, full_value=0.9),
+        EventType(name="buy", weight=4.0),
+        EventType(name="fad", weight=1.0, half_life_days=1.0, full_value=8.0),
+        EventType(name="dislike", weight=-2.0, full_value=4.0),
+    )
+    return FeatureSchema.model_validate(schema.model_dump() | {"event_types": types})
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "weight"),
+    [
+        ("view", 0.45, 0.25), ("view", 0.9, 0.5), ("view", 7.0, 0.5), ("view", 0.0, 0.0), ("view", -1.0, 0.0),
+        ("view", np.nan, 0.5), ("buy", 0.1, 4.0), ("buy", -3.0, 4.0), ("brand new type", 0.1, 1.0),
+        ("dislike", 1.0, -0.5), ("dislike", np.nan, -2.0),
+    ],
+)  # fmt: skip
+def test_an_event_weighs_the_share_of_its_types_weight_that_its_value_is_of_the_full_one(
+    kind: str, value: float, weight: float, schema: FeatureSchema
+) -> None:
+    by_value = watched(schema)
+    codes = np.array([by_value.type_code.get(kind, 0)])
+    got = by_value.event_weights(codes, np.array([value], np.float32))
+    assert got.dtype == np.float32
+    assert got.tolist() == pytest.approx([weight], rel=1e-6, abs=0)
+
+
+def test_a_served_history_weighs_by_value_and_leaves_out_what_is_worth_nothing(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
+) -> None:
+    times = now_ms - DAY * np.array([4, 3, 2, 1, 0], np.int64)
+    values = np.array([0.45, 0.0, np.nan, 2.0, 1e-30], np.float32)
+    events = UserEvents([f"i{i}" for i in range(5)], times, ["view", "view", "view", "fad", "fad"], values)
+    user = resolve_user(watched(schema), catalog, make_query(events=events))
+    assert user.history.rows.tolist() == [4, 3, 2, 0]
+    assert user.history.weights[1:].tolist() == [0.125, 0.5, 0.25]  # of the fad a quarter, faded by half
+    assert user.history.weights[0] > 0
+    assert user.interacted.tolist() == [4, 3, 2, 1, 0]
+    unweighted = resolve_user(schema, catalog, make_query(events=events))
+    assert unweighted.history.weights.tolist() == [1, 0.5, 0.5, 0.5, 0.5]
+
+
+def test_a_schema_without_full_values_is_written_as_before_there_were_any(schema: FeatureSchema) -> None:
+    assert "full_value" not in schema.model_dump_json()
+    by_value = watched(schema)
+    assert by_value.digest() != schema.digest()
+    assert FeatureSchema.model_validate_json(by_value.model_dump_json()) == by_value
 
 
 def test_seeds_are_the_oldest_events_of_weight_1_and_not_interacted(

@@ -103,14 +103,14 @@ def test_the_ranker_reads_a_live_item_as_one_that_nobody_has_chosen_yet(
     make_bundle: MakeBundle, make_query: MakeQuery, events_of: MakeEvents
 ) -> None:
     after = SparseRows(np.arange(N + 1), np.roll(np.arange(N, dtype=np.int32), -1), np.ones(N, np.float32), N)
-    tables = RankerTables(("global",), np.ones((N, 1), np.float32), after)
+    tables = RankerTables(("global", "events:like"), np.ones((N, 2), np.float32), after)
     view = LiveView(replace(make_bundle(), ranker_tables=tables))
     view.apply(added(item("new")))
     user = resolve_user(view.bundle.schema, view.bundle.catalog, make_query(events=events_of("new", "i3")))
     batch = CandidateBatch(np.array([4, N], np.int32), np.ones(2, np.float32))
-    names = ["level:global", *event_names(2)]
+    names = ["level:global", "level:events:like", *event_names(2)]
     columns = dict(zip(names, ranker_features(names, batch, user, view.bundle, 0).T.tolist(), strict=True))
-    assert columns["level:global"] == [1, 0]
+    assert columns["level:global"] == columns["level:events:like"] == [1, 0]
     assert columns["event_next:0"] == [1, 0]  # i4 follows i3, the newest event
     assert columns["event_next:1"] == [0, 0]  # and nothing is known to follow the live one
 

@@ -12,6 +12,7 @@ from tandem_core.features import User, resolve_user
 from tandem_core.query import Query, UserEvents
 from tandem_core.ranker_features import feature_names, ranker_features, unknown_features
 from tandem_core.ranker_tables import RankerTables
+from tandem_core.sources.popularity_tables import PopularityTables, RankedTable
 from tandem_core.sparse_rows import SparseRows
 
 DAY_MS = 86_400_000
@@ -122,6 +123,36 @@ def test_every_column_worked_out_by_hand(
     for name, column in expected.items():
         assert got.pop(name) == pytest.approx(list(column), abs=1e-5), name
     assert got == {}
+
+
+def test_what_kind_of_event_an_item_had_is_a_column_each(
+    small: Bundle, tables: PopularityTables, user: User, now_ms: int
+) -> None:
+    """Row 2 has three times an even share of twelve items' likes, row 5 nine times: 1 / 4 and 3 / 4 of all."""
+    likes = RankedTable(np.array([5, 2], np.int32), np.array([0.75, 0.25], np.float32))
+    kinds = {"events:like": likes, "events:dislike": RankedTable(np.array([0], np.int32), np.ones(1, np.float32))}
+    read = RankerTables.of(PopularityTables({**tables.tables, **kinds}), None, 12)
+    assert read.names == ("global", "events:like", "events:dislike")
+    names = feature_names(small.schema, ["a"], read.names)
+    assert [name for name in names if "events:" in name] == ["level:events:like", "level:events:dislike"]
+    batch = CandidateBatch(np.array([0, 2, 5], np.int32), np.ones(3, np.float32))
+    got = columns_of(names, batch, user, replace(small, ranker_tables=read), now_ms)
+    assert got["level:events:like"] == pytest.approx([0, np.log(4), np.log(10)])
+    assert got["level:events:dislike"] == pytest.approx([np.log(13), 0, 0])
+
+
+def test_a_trained_bundle_has_such_columns_of_every_type_that_occurs(
+    bundle: Bundle, make_query: MakeQuery, now_ms: int
+) -> None:
+    kinds = [name for name in bundle.ranker_tables.names if name.startswith("events:")]
+    assert len(kinds) >= 2
+    names = [f"level:{kind}" for kind in kinds]
+    assert set(names) <= set(bundle.manifest.ranker_features)
+    user = resolve_user(bundle.schema, bundle.catalog, make_query())
+    batch = CandidateBatch(bundle.catalog.all_rows, np.ones(len(bundle.catalog), np.float32))
+    columns = ranker_features(names, batch, user, bundle, now_ms)
+    assert (columns.max(axis=0) > 0).all()
+    assert not columns[bundle.catalog.event_counts == 0].any()
 
 
 def test_a_price_stands_beside_what_the_user_usually_pays(small: Bundle, user: User, now_ms: int) -> None:

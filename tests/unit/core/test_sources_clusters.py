@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tandem_core.catalog import Catalog
 from tandem_core.clusters import Clusters, Mixture
-from tandem_core.features import History, User
+from tandem_core.features import EventType, FeatureSchema, History, User, resolve_user
 from tandem_core.filters import Eligibility, InRange
 from tandem_core.index.exact import ExactIndex
-from tandem_core.query import Regime
+from tandem_core.query import Query, Regime, UserEvents
 from tandem_core.sources.clusters import ALL_ITEMS, ClusterSource
 from tandem_core.sources.weighted_average import WeightedAverage, average_vector
 
@@ -35,6 +35,10 @@ CATALOG = Catalog(
     {"price": np.where(np.arange(N) % 3 == 0, 1.0, np.nan)},
     np.ones(N, np.int32),
 )
+RATED = FeatureSchema(
+    event_types=(EventType(name="rating", full_value=5.0),), user_attributes={}, segments=(), item_codes=(),
+    item_numbers=(), history_length=10, vector_dim=D,
+)  # fmt: skip
 NONE = np.empty(0, np.int32)
 
 
@@ -150,6 +154,30 @@ def test_the_average_weighs_by_rating_and_has_unit_length() -> None:
     want = (5 * VECTORS[0] + VECTORS[1]) / 6
     assert got is not None
     np.testing.assert_allclose(got, want / np.linalg.norm(want), atol=1e-6)
+
+
+def test_a_history_of_ratings_is_averaged_as_sum_of_r_e_over_sum_of_r() -> None:
+    """A user whom no training saw: i0 rated 5, i1 rated 2, i2 rated 1, and i3 rated 0."""
+    ratings = np.array([5, 2, 1, 0], np.float32)
+    events = UserEvents([f"i{i}" for i in range(4)], np.arange(4, dtype=np.int64), ["rating"] * 4, ratings)
+    user = resolve_user(RATED, CATALOG, Query(request_id="r", now_ms=9, max_results=5, events=events))
+    found = WeightedAverage(ExactIndex(VECTORS)).find(user, eligible_of([0, 1, 2, 3]), 5)
+    mean = (5 * VECTORS[0] + 2 * VECTORS[1] + VECTORS[2]) / 8
+    cosines = VECTORS @ (mean / np.linalg.norm(mean))
+    best = [row for row in np.argsort(-cosines) if row > 3][:5]
+    assert found.rows.tolist() == best
+    np.testing.assert_allclose(found.scores, cosines[best], atol=1e-6)
+    # By event type alone it is another list: the ratings matter here.
+    plain = replace(user, history=replace(user.history, weights=np.ones(3, np.float32)))
+    assert WeightedAverage(ExactIndex(VECTORS)).find(plain, eligible_of([0, 1, 2, 3]), 5).rows.tolist() != best
+
+
+def test_ratings_of_0_alone_leave_a_user_without_a_history() -> None:
+    events = UserEvents(["i1"], np.zeros(1, np.int64), ["rating"], np.zeros(1, np.float32))
+    user = resolve_user(RATED, CATALOG, Query(request_id="r", now_ms=9, max_results=5, events=events))
+    assert user.regime is Regime.UNKNOWN
+    assert user.interacted.tolist() == [1]
+    assert len(WeightedAverage(ExactIndex(VECTORS)).find(user, eligible_of([]), 5)) == 0
 
 
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [np.nan, 1.0], [-1.0, 1.0]])

@@ -176,3 +176,13 @@ def test_vectors_numbers_gaps_and_odd_names_come_back_from_disk(tmp_path: Path) 
     data = validate(events, items, None, schema, name='a "name"')
     write_tables(data, tmp_path)
     assert_same(load_dataset("tables", tmp_path), data)
+
+
+def test_what_users_wrote_is_joined_from_the_columns_a_mapping_names(tmp_path: Path) -> None:
+    rows = ["u,7,1,rating,Fine,Works.", "u,8,2,rating,,Too small.", "v,7,3,rating,,"]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp,event_type,head,body", *rows]))
+    (tmp_path / "columns.toml").write_text('[events]\ntext = ["head", "body"]\n')
+    assert load_dataset("tables", tmp_path).events["text"].tolist() == ["Fine Works.", "Too small.", ""]
+    (tmp_path / "columns.toml").write_text('[events]\ntext = ["head", "review"]\n')
+    with pytest.raises(DataError, match=r"events.csv: column 'review' is missing"):
+        load_dataset("tables", tmp_path)

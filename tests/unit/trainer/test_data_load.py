@@ -19,6 +19,8 @@ DATA = os.environ.get("TANDEM_DATA_DIR", "")
         (["u.data", "u.item"], "ml-100k"),
         (["ratings.dat"], "ml-1m"),
         (["ratings.csv", "movies.csv"], "ml-latest"),
+        (["rating.csv", "anime.csv"], "anime"),
+        (["rating.csv"], "tables"),
         (["ratings.csv"], "tables"),
         (["events.parquet"], "tables"),
         ([], "tables"),

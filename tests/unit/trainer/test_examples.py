@@ -6,6 +6,7 @@ from tandem_core.catalog import Catalog
 from tandem_core.features import EventType, FeatureSchema, resolve_user, user_tower_inputs
 from tandem_core.query import Query, UserEvents
 from tandem_trainer.examples import make_examples
+from tandem_trainer.prepare import event_weights
 
 N_ITEMS = 12
 CATALOG = Catalog([f"i{n}" for n in range(N_ITEMS)], [""] * N_ITEMS, {}, {}, np.ones(N_ITEMS, np.int32))
@@ -15,6 +16,11 @@ SCHEMA = FeatureSchema(
     user_attributes={"age": ("18", "25"), "gender": ("F", "M")},
     segments=(), item_codes=(), item_numbers=(), history_length=4, vector_dim=3,
 )  # fmt: skip
+# As SCHEMA, and views weigh by the share that was watched.
+WATCHED = FeatureSchema.model_validate(
+    SCHEMA.model_dump()
+    | {"event_types": [SCHEMA.event_types[0].model_copy(update={"full_value": 0.9}), *SCHEMA.event_types[1:]]}
+)
 USERS = pd.DataFrame({"user_id": ["u0", "u1", "u2"], "age": ["18", "99", None], "gender": ["M", None, "F"]})
 
 
@@ -32,13 +38,22 @@ def some_events(n: int = 120, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def watched_events() -> pd.DataFrame:
+    """The same with a share watched for most; a fourth of those is 0."""
+    events = some_events()
+    shares = np.random.default_rng(3).choice(np.array([np.nan, 0, 0.3, 0.9, 1], np.float32), len(events))
+    return events.assign(value=shares)
+
+
 def is_positive(events: pd.DataFrame) -> pd.Series:
     return (events["event_type"] != "dislike") & events["item_id"].isin(CATALOG.item_ids)
 
 
-def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_moment() -> None:
-    events = some_events()
-    examples = make_examples(events, CATALOG, SCHEMA, USERS)
+@pytest.mark.parametrize(("schema", "events"), [(SCHEMA, some_events()), (WATCHED, watched_events())])
+def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_moment(
+    schema: FeatureSchema, events: pd.DataFrame
+) -> None:
+    examples = make_examples(events, CATALOG, schema, USERS)
     vectors = np.random.default_rng(1).normal(size=(N_ITEMS, 3)).astype(np.float32)
     attributes = {
         row["user_id"]: {name: row[name] for name in ("age", "gender") if isinstance(row[name], str)}
@@ -46,7 +61,8 @@ def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_m
     }
     users, targets = [], []
     for user_id, own in events.groupby("user_id"):
-        for i in np.flatnonzero(is_positive(own)):
+        worthless = (own["value"] == 0) & (own["event_type"] == "view") & (schema is WATCHED)
+        for i in np.flatnonzero(is_positive(own) & ~worthless):
             past = own.iloc[:i]
             before = UserEvents(
                 list(past["item_id"]), past["timestamp"].to_numpy(), list(past["event_type"]), past["value"].to_numpy()
@@ -55,9 +71,9 @@ def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_m
             query = Query(
                 request_id="r", now_ms=now, max_results=1, events=before, attributes=attributes.get(user_id, {})
             )
-            users.append(resolve_user(SCHEMA, CATALOG, query))
+            users.append(resolve_user(schema, CATALOG, query))
             targets.append(CATALOG.row_of[own["item_id"].iloc[i]])
-    served = user_tower_inputs(SCHEMA, users, vectors)
+    served = user_tower_inputs(schema, users, vectors)
     batch = examples.batch(np.arange(len(examples)))
     np.testing.assert_array_equal(batch.target_rows, targets)
     np.testing.assert_array_equal(vectors[batch.history_rows] * batch.history_mask[:, :, None],
@@ -84,6 +100,29 @@ def test_weights_are_those_of_the_event_type() -> None:
     batch = make_examples(events, CATALOG, SCHEMA, USERS).batch(np.arange(3))
     np.testing.assert_array_equal(batch.weights, np.array([0.5, 3, 1], np.float32))
     np.testing.assert_array_equal(batch.target_rows, [1, 2, 4])
+
+
+def test_a_training_event_weighs_by_its_value_what_it_weighs_in_a_served_history() -> None:
+    events = watched_events()
+    weights = event_weights(WATCHED, events)
+    examples = make_examples(events, CATALOG, WATCHED, USERS)
+    for user_id, place in zip(("stranger", "u0", "u1", "u2"), np.unique(examples.starts), strict=True):
+        own = (events["user_id"] == user_id).to_numpy()
+        known = UserEvents(
+            list(events["item_id"][own]), np.full(own.sum(), 5), list(events["event_type"][own]),
+            events["value"].to_numpy()[own],
+        )  # fmt: skip
+        asked = Query(request_id="r", now_ms=5, max_results=1, events=known)  # now: nothing has faded
+        history = resolve_user(WATCHED, CATALOG, asked).history
+        trained = examples.weights[place : place + len(history)]
+        np.testing.assert_array_equal(trained[::-1], history.weights)
+        counted = weights[own & events["item_id"].isin(CATALOG.item_ids).to_numpy()]
+        np.testing.assert_array_equal(counted[counted > 0], trained)
+    # A third of a view and a whole one, a type that nobody declared, a purchase.
+    np.testing.assert_allclose(np.unique(examples.weights), [0.5 / 3, 0.5, 1, 3], rtol=1e-6)
+    np.testing.assert_array_equal(examples.batch(np.arange(len(examples))).weights, examples.weights)
+    whole = examples.sequences(examples.stretches(np.random.default_rng(0)))
+    np.testing.assert_allclose(np.sort(whole.weights[whole.weights > 0]), np.sort(examples.weights))
 
 
 def test_marked_targets_keep_earlier_events_as_history() -> None:

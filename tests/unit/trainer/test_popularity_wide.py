@@ -10,6 +10,7 @@ from tandem_trainer.popularity_wide import (
     PopularitySettings,
     published_weighted_rating,
     rating_table,
+    type_tables,
     weighted_rating,
     window_tables,
 )
@@ -34,6 +35,24 @@ def test_trending_halves_each_event_by_its_age() -> None:
     totals = {0: 9 * 2**-20, 1: 2**-3.5 + 2**-3.25, 2: 3 / 2, 3: 1}
     assert table.rows.tolist() == [2, 3, 1, 0]
     np.testing.assert_allclose(table.scores, [totals[row] / sum(totals.values()) for row in (2, 3, 1, 0)], rtol=1e-5)
+
+
+def test_each_kind_of_event_has_its_own_table_of_shares_whatever_it_weighs() -> None:
+    names = ["view", "like", "never seen", "dislike"]
+    rows, types = np.array([1, 1, 0, 2, -1, 1, 2, 3]), np.array([1, 1, 1, 2, 1, 4, 4, 0])
+    tables = type_tables(rows, types, names, 5)
+    assert list(tables) == ["events:view", "events:like", "events:dislike"]
+    assert {key: table.rows.tolist() for key, table in tables.items()} == {
+        "events:view": [1, 0], "events:like": [2], "events:dislike": [1, 2],
+    }  # fmt: skip
+    np.testing.assert_allclose(tables["events:view"].scores, [2 / 3, 1 / 3])
+    np.testing.assert_allclose(tables["events:dislike"].scores, [1 / 2, 1 / 2])
+
+
+def test_one_kind_of_event_says_no_more_than_the_table_over_everybody() -> None:
+    assert type_tables(np.array([0, 1]), np.array([2, 2]), ["view", "like"], 3) == {}
+    assert type_tables(np.array([0, 1, -1]), np.array([2, 0, 1]), ["view", "like"], 3) == {}
+    assert type_tables(ROWS[:0], ROWS[:0], ["view", "like"], 3) == {}
 
 
 def test_without_events_the_tables_are_empty() -> None:

@@ -12,12 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 from tandem_cli.main import app
+from tandem_core.onnx_session import open_session
 from tandem_trainer.data import Dataset, load_dataset
 from tandem_trainer.data.synthetic import SyntheticConfig, generate
 from tandem_trainer.progress import Progress
-from tandem_trainer.ratings.compare import BASELINE, Comparison, RatingConfig, compare, to_json
-from tandem_trainer.ratings.fit import RatingTraining
+from tandem_trainer.ratings.compare import BASELINE, FUSION, Comparison, RatingConfig, compare, to_json
+from tandem_trainer.ratings.export import export_fusion, fusion_inputs
+from tandem_trainer.ratings.fit import RatingTraining, predict
 from tandem_trainer.ratings.inputs import RatingInputSettings, prepare_ratings
+from tandem_trainer.ratings.tables import negatives_table, ratings_table, write_table
 from tandem_trainer.split import random_within_user
 
 ONE = RatingTraining(epochs=1)
@@ -86,6 +89,54 @@ def test_every_fitted_arm_has_its_history_and_settings_in_the_json(found: Compar
     assert set(written["like_auc"]) == {"like head", "rating head"}
 
 
+def test_the_exported_fusion_head_gives_the_same_ratings_from_the_vectors_of_the_table(
+    rated: Dataset, found: Comparison, tmp_path: Path
+) -> None:
+    path, written = tmp_path / "fusion.onnx", tmp_path / "ratings.parquet"
+    assert export_fusion(found, path) < 1e-4
+    assert write_table(ratings_table(rated, found.data, SMALL), written) == len(rated.events)
+    table = pd.read_parquet(written)
+    held_out = table[table["part"] == "test"]
+    session = open_session(path)
+    names = [node.name for node in session.get_inputs()]
+    (ratings,) = session.run(None, {name: np.stack(held_out[name].to_list()).astype(np.float32) for name in names})
+    ours = np.clip(predict(found.models[FUSION], found.data.test)[:, 0], found.low, found.high)
+    np.testing.assert_allclose(ratings, ours, atol=1e-4)
+    assert np.unique(ratings.round(3)).size > 10
+    assert path.stat().st_size < 5 * sum(p.numel() for p in found.models[FUSION].parameters()) + 50_000
+
+
+def test_the_table_of_all_ratings_says_what_is_known_of_each(rated: Dataset, found: Comparison, tmp_path: Path) -> None:
+    table = ratings_table(rated, found.data, SMALL)
+    assert table["part"].value_counts().to_dict() == found.ratings
+    keys = ["user_id", "item_id", "timestamp"]
+    both = table.merge(rated.events, on=keys)
+    assert (both["rating"] == both["value"]).all()
+    for part in ("train", "validation", "test"):
+        rows = getattr(found.data, part)
+        np.testing.assert_array_equal(table.loc[table["part"] == part, "rating"], rows.values)
+    first = table.iloc[0]
+    assert first["user_ratings"] == ((table["user_id"] == first["user_id"]) & (table["part"] == "train")).sum()
+    assert first["title"] == rated.items.set_index("item_id")["title"][first["item_id"]]
+    write_table(table, tmp_path / "ratings.csv")
+    columns = list(pd.read_csv(tmp_path / "ratings.csv").columns)
+    assert columns == [name for name in table if name not in fusion_inputs(found.data)]
+    assert {"user_ratings", "item_ratings", "creator", "categories", *rated.schema.user_attributes} <= set(columns)
+
+
+def test_negatives_are_three_to_a_training_rating_and_never_rated_in_it(rated: Dataset, found: Comparison) -> None:
+    table = negatives_table(found.data, seed=1)
+    n = found.ratings["train"]
+    assert len(table) == 4 * n
+    assert table["is_negative"].sum() == 3 * n
+    negative, rating = table[table["is_negative"]], table[~table["is_negative"]]
+    np.testing.assert_array_equal(rating["rating"], found.data.train.values)
+    assert negative["rating"].between(0, 2).all()
+    known = set(zip(rating["user_id"], rating["item_id"], strict=True))
+    assert not known & set(zip(negative["user_id"], negative["item_id"], strict=True))
+    assert (table["item_id"] != "").all()
+
+
 def test_held_out_ratings_change_no_input_of_a_model(rated: Dataset) -> None:
     split = random_within_user(rated.events, 0.2, seed=0)
     empty = split.test.iloc[:0]
@@ -143,15 +194,28 @@ def test_the_command_prints_and_writes_what_was_measured(tmp_path: Path) -> None
     (tmp_path / "u.user").write_text("".join(f"{u}|24|F|artist|00000\n" for u in range(1, 30)))
     config = tmp_path / "config.toml"
     config.write_text("".join(f"[{kind}_training]\nepochs = 1\n" for kind in ("factors", "towers", "id", "pair")))
-    json_file, table = tmp_path / "out" / "figures.json", tmp_path / "out" / "predictions.csv"
+    folder = tmp_path / "out"
+    json_file, table = folder / "figures.json", folder / "predictions.csv"
     result = CliRunner().invoke(
         app,
         [
             *("bench", "ratings", "--data", str(tmp_path), "--config", str(config)),
             *("--json", str(json_file), "--predictions", str(table)),
+            *("--negatives", str(folder / "negatives.csv"), "--table", str(folder / "ratings.parquet")),
+            *("--onnx", str(folder / "fusion.onnx"), "--plots", str(folder / "plots")),
         ],
     )
     assert result.exit_code == 0, result.output
     assert BASELINE in result.output
     figures = json.loads(json_file.read_text())
     assert figures["ratings"]["test"] == len(pd.read_csv(table)) > 0
+    assert len(pd.read_csv(folder / "negatives.csv")) > 2 * figures["ratings"]["train"]
+    assert len(pd.read_parquet(folder / "ratings.parquet")) == sum(figures["ratings"].values())
+    assert (folder / "fusion.onnx").stat().st_size > 4 * figures["arms"][FUSION]["parameters"]
+    assert len(list((folder / "plots").glob("*.png"))) == 6
+
+
+def test_a_table_of_an_unknown_kind_is_refused_before_anything_is_fitted(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["bench", "ratings", "--data", str(tmp_path), "--table", str(tmp_path / "t.xls")])
+    assert result.exit_code == 2
+    assert "must end in .csv or .parquet" in result.stderr

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tandem_core.bundle import Bundle
+from tandem_core.features import FeatureSchema
 from tandem_core.ranker_features import RETRIEVAL_PLACE, from_sources
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_trainer.config import TrainConfig
@@ -109,6 +112,33 @@ def test_a_head_asks_for_its_event_types_its_least_value_or_the_value_itself(
     np.testing.assert_array_equal(made.heads[:, 2] > 0, right & (made.groups > 0))
     assert np.isnan(made.heads[~right, 3]).all()
     np.testing.assert_array_equal(made.heads[right, 3], np.where(made.groups[right] > 0, 5.0, 1.0))
+
+
+def test_a_right_candidate_counts_by_its_weightiest_event_of_which_a_value_may_be_a_share(
+    bundle: Bundle, validation: OfflineQueries
+) -> None:
+    # Histories without values weigh the same either way, so that the candidates stay the same.
+    bare = [
+        replace(query, events=replace(query.events, values=np.full(len(query.events), np.nan, np.float32)))
+        for query in validation.queries
+    ]
+    halves = [replace(each, values=np.full(len(each), 2.5, np.float32)) for each in validation.outcomes]
+    asked = replace(validation, queries=bare, outcomes=halves)
+    types = [each.model_copy(update={"full_value": 5.0}) for each in bundle.schema.event_types]
+    by_value = FeatureSchema.model_validate(bundle.schema.model_dump() | {"event_types": types})
+
+    def gains(gain: Literal["equal", "event_type", "value"], schema: FeatureSchema) -> np.ndarray:
+        pipeline = RetrievalPipeline(replace(bundle, schema=schema))
+        settings = RankerData(candidates=50, gain=gain)
+        return ranker_examples(pipeline, asked, [RETRIEVAL_PLACE], EVENT, settings, 0, Progress()).labels
+
+    right = gains("equal", bundle.schema) > 0
+    np.testing.assert_array_equal(gains("value", bundle.schema), np.where(right, 2.5, 0))
+    whole = gains("event_type", bundle.schema)
+    weights = {max(each.weight, 0) for each in bundle.schema.event_types} | {1.0}
+    assert set(np.unique(whole[right]).tolist()) <= {float(np.float32(each)) for each in weights}
+    assert whole.any()
+    np.testing.assert_allclose(gains("event_type", by_value), whole / 2)
 
 
 def test_heads_follow_the_data(bundle: Bundle, validation: OfflineQueries) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tandem_trainer.data import generic, movielens, online_retail, synthetic
+from tandem_trainer.data import amazon_reviews, anime, generic, movielens, online_retail, synthetic
 from tandem_trainer.data.download import ML_100K_MD5, ML_100K_URL, fetch_archive
 from tandem_trainer.data.errors import DataError
 from tandem_trainer.data.generic import write_tables
@@ -20,6 +20,7 @@ from tandem_trainer.data.tables import (
     Dataset,
     TableSchema,
     ValidationReport,
+    anonymous_users,
     filter_min_interactions,
     validate,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "SyntheticConfig",
     "TableSchema",
     "ValidationReport",
+    "anonymous_users",
     "detect",
     "filter_min_interactions",
     "load_dataset",
@@ -77,12 +79,17 @@ def detect(path: Path) -> str:
             (["u.data"], "ml-100k"),
             (["ratings.dat"], "ml-1m"),
             (["ratings.csv", "movies.csv"], "ml-latest"),
+            (["rating.csv", "anime.csv"], "anime"),
         ):
             if all((path / mark).is_file() for mark in marks):
                 return name
-    files = [path] if path.is_file() else sorted(path.glob("*"))
-    if any(_header(file) >= online_retail.MARKER_COLUMNS for file in files):
-        return "online-retail"
+    headers = [_header(file) for file in ([path] if path.is_file() else sorted(path.glob("*")))]
+    for columns, name in (
+        (online_retail.MARKER_COLUMNS, "online-retail"),
+        (amazon_reviews.MARKER_COLUMNS, "amazon-reviews"),
+    ):
+        if any(header >= columns for header in headers):
+            return name
     return "tables"
 
 
@@ -133,6 +140,14 @@ def _online_retail(path: Path | None, options: LoadOptions) -> Dataset:
     return online_retail.load(_given("online-retail", path), now_ms=options.now_ms)
 
 
+def _amazon_reviews(path: Path | None, options: LoadOptions) -> Dataset:
+    return amazon_reviews.load(_given("amazon-reviews", path), now_ms=options.now_ms)
+
+
+def _anime(path: Path | None, options: LoadOptions) -> Dataset:
+    return anime.load(_given("anime", path))
+
+
 def _tables(path: Path | None, options: LoadOptions) -> Dataset:
     return generic.load(_given("tables", path), now_ms=options.now_ms)
 
@@ -143,5 +158,7 @@ ADAPTERS: dict[str, Callable[[Path | None, LoadOptions], Dataset]] = {
     "ml-1m": _ml_1m,
     "ml-latest": _ml_latest,
     "online-retail": _online_retail,
+    "amazon-reviews": _amazon_reviews,
+    "anime": _anime,
     "tables": _tables,
 }

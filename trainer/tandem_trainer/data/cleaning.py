@@ -12,7 +12,7 @@ from tandem_trainer.data import columns
 from tandem_trainer.data.columns import LAST_POSSIBLE_MS, Column, Mask, TimeUnit
 from tandem_trainer.data.errors import DataError
 from tandem_trainer.data.report import Ledger
-from tandem_trainer.data.schema import EVENT_COLUMNS, TableSchema, require_columns
+from tandem_trainer.data.schema import EVENT_COLUMNS, EVENT_TEXT, TableSchema, require_columns
 
 _EARLIEST_LIKELY_MS = 10**11  # 1973 in milliseconds; present-day seconds read as milliseconds lie below it
 
@@ -27,11 +27,12 @@ class Rules:
     ledger: Ledger
 
 
-def clean_events(events: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+def clean_events(events: pd.DataFrame, schema: TableSchema, rules: Rules) -> pd.DataFrame:
     """The events columns, sorted by time; DataError when a column is missing or no event is left."""
+    kept = [*EVENT_COLUMNS, EVENT_TEXT] if schema.event_text else [*EVENT_COLUMNS]
     ledger = rules.ledger
     source = ledger.sources["events"]
-    require_columns(events, EVENT_COLUMNS[:4], source)
+    require_columns(events, [*EVENT_COLUMNS[:4], *kept[len(EVENT_COLUMNS) :]], source)
     if events.empty:
         raise DataError(f"{source}: the events table is empty; there is nothing to train on")
     events = _with_ids(events, "events", "user_id", ledger)
@@ -39,9 +40,11 @@ def clean_events(events: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     events = _with_times(events, rules)
     kinds = columns.as_text(events["event_type"])
     events = events.assign(event_type=kinds, value=_values(events, ledger))
+    if schema.event_text:
+        events = events.assign(**{EVENT_TEXT: columns.as_text(events[EVENT_TEXT])})
     unnamed = (kinds == "").to_numpy(dtype=bool)
     events = ledger.drop("events", "missing event type", events, unnamed, ["user_id", "item_id"])
-    events = events[list(EVENT_COLUMNS)].sort_values("timestamp", kind="stable")
+    events = events[kept].sort_values("timestamp", kind="stable")
     events = ledger.drop("events", "exact duplicate", events, _repeated(events), EVENT_COLUMNS)
     if events.empty:
         reasons = "; ".join(f"{f.count} x {f.reason}, first {f.examples[0]}" for f in ledger.findings if f.examples)
@@ -92,7 +95,8 @@ def _values(events: pd.DataFrame, ledger: Ledger) -> npt.NDArray[np.float32]:
 
 def _repeated(events: pd.DataFrame) -> Mask:
     """Mask of rows equal to an earlier one; on codes, because strings are several times slower."""
-    keys = {name: pd.factorize(events[name])[0] for name in ("user_id", "item_id", "event_type")}
+    texts = [name for name in ("user_id", "item_id", "event_type", EVENT_TEXT) if name in events.columns]
+    keys = {name: pd.factorize(events[name])[0] for name in texts}
     keys |= {"timestamp": events["timestamp"].to_numpy(), "value": events["value"].to_numpy()}
     return pd.DataFrame(keys).duplicated().to_numpy(dtype=bool)
 

@@ -176,6 +176,17 @@ def _vector(value: Any, where: str, row: int) -> npt.NDArray[np.float32] | None:
         raise DataError(f"{where} row {row + 1}: not a vector of numbers ({error})") from error
 
 
+def most_common(frame: pd.DataFrame, key: str, column: str) -> Column:
+    """The most common text of `column` for each `key` that has any (its index); of equally common ones the first by
+    alphabet. Blanks at both ends do not count.
+    """
+    known = frame[[key]].assign(said=frame[column].astype("str").str.strip()).dropna()
+    known = known[known["said"] != ""]
+    counts = known.groupby([key, "said"]).size().reset_index(name="n")
+    first = counts.sort_values([key, "n", "said"], ascending=[True, False, True]).drop_duplicates(key)
+    return first.set_index(key)["said"]
+
+
 def _object_column(values: list[Any], index: pd.Index[Any]) -> Column:
     """A column of lists or arrays; filled cell by cell, or numpy would make a matrix of it."""
     cells = np.empty(len(values), dtype=object)

@@ -83,6 +83,29 @@ def read_delimited(
     return frame
 
 
+def read_csv_utf8_or_latin1(path: Path) -> pd.DataFrame:
+    """A CSV file as `read_delimited` reads it, in UTF-8 or, where it is not that, in Latin-1."""
+    try:
+        return read_delimited(path, ",")
+    except DataError as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        return read_delimited(path, ",", encoding="latin-1")
+
+
+def one_table_file(path: Path) -> Path:
+    """The one table file at or in `path`; DataError when there is none, several, or only a workbook."""
+    if path.is_file():
+        return path
+    files = sorted(file for file in path.glob("*") if file.suffix in (".parquet", ".csv"))
+    if len(files) == 1:
+        return files[0]
+    if not files and list(path.glob("*.xlsx")):
+        raise DataError(f"{path}: holds a workbook (.xlsx); save it as one .csv file")
+    names = ", ".join(file.name for file in files) or "none"
+    raise DataError(f"{path}: expected one .parquet or .csv file, found {names}; pass the file itself as the path")
+
+
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path.name}: no such file in {path.parent}")

@@ -34,6 +34,9 @@ def load(folder: Path, *, now_ms: int | None = None) -> Dataset:
     if items is not None and mapping.text:
         require_columns(items, mapping.text, ledger.sources["items"])
         items = items.assign(text=_joined(items, mapping.text))
+    if mapping.event_text:
+        require_columns(events, mapping.event_text, ledger.sources["events"])
+        events = events.assign(text=_joined(events, mapping.event_text))
     return validate(
         _completed(events, mapping, ledger),
         items,
@@ -109,6 +112,6 @@ def _completed(events: pd.DataFrame, mapping: Mapping, ledger: Ledger) -> pd.Dat
     return events
 
 
-def _joined(items: pd.DataFrame, names: tuple[str, ...]) -> list[str]:
-    parts = [as_text(items[name]).tolist() for name in names]
+def _joined(table: pd.DataFrame, names: tuple[str, ...]) -> list[str]:
+    parts = [as_text(table[name]).tolist() for name in names]
     return [" ".join(part for part in row if part) for row in zip(*parts, strict=True)]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tandem_trainer.data.errors import DataError
+from tandem_trainer.data.schema import EVENT_TEXT
 from tandem_trainer.data.tables import EVENT_COLUMNS, ITEM_COLUMNS, TableSchema
 
 FILE_NAME = "columns.toml"
 TIME_UNITS = ("s", "ms", "iso", "none")
 _TABLES: dict[str, dict[str, type]] = {
-    "events": {"file": str, "columns": dict, "default_event_type": str},
+    "events": {"file": str, "columns": dict, "default_event_type": str, "text": list},
     "items": {
         "file": str,
         "columns": dict,
@@ -55,7 +56,8 @@ class Mapping:
     items: TableMapping = field(default_factory=TableMapping)
     users: TableMapping = field(default_factory=TableMapping)
     default_event_type: str | None = None  # for tables without an event_type column
-    text: tuple[str, ...] = ()  # columns of theirs that are joined into our `text`
+    text: tuple[str, ...] = ()  # columns of their items that are joined into our `text`
+    event_text: tuple[str, ...] = ()  # columns of their events likewise, such as the title and text of a review
     schema: TableSchema = field(default_factory=TableSchema)
 
 
@@ -98,6 +100,7 @@ def read_mapping(path: Path) -> Mapping:
         **{table: TableMapping(part.get("file"), part.get("columns", {})) for table, part in tables.items()},
         default_event_type=tables["events"].get("default_event_type"),
         text=_names(tables["items"], "text", path),
+        event_text=_names(tables["events"], "text", path),
         schema=TableSchema(
             item_numeric=_names(tables["items"], "numeric", path),
             item_categorical=_names(tables["items"], "categorical", path),
@@ -106,6 +109,7 @@ def read_mapping(path: Path) -> Mapping:
             segments=tuple(
                 _names({"segments": segment}, "segments", path) for segment in tables["users"].get("segments", [])
             ),
+            event_text=bool(tables["events"].get("text")),
         ),
     )
 
@@ -136,6 +140,7 @@ def mapping_toml(name: str, schema: TableSchema) -> str:
             f"name = {text(name)}",
             'time_unit = "ms"',
             "",
+            *(["[events]", f"text = {text([EVENT_TEXT])}", ""] if schema.event_text else []),
             "[items]",
             f"numeric = {text(list(schema.item_numeric))}",
             f"categorical = {text(list(schema.item_categorical))}",

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tandem_trainer.data.columns import Column, as_ids, as_numbers
+from tandem_trainer.data.columns import Column, as_ids, as_numbers, most_common
 from tandem_trainer.data.errors import DataError
-from tandem_trainer.data.files import read_delimited, read_table
+from tandem_trainer.data.files import one_table_file, read_csv_utf8_or_latin1, read_table
 from tandem_trainer.data.report import Ledger
 from tandem_trainer.data.tables import Dataset, TableSchema, require_columns, validate
 
@@ -49,7 +49,7 @@ def load(path: Path, *, now_ms: int | None = None) -> Dataset:
     upper case, since both "79323p" and "79323P" were typed. Title and price (the median, in pounds) are of all
     sales. Times are taken as UTC. Raises DataError when the file lacks a column or no purchase is left.
     """
-    file = find_file(path)
+    file = one_table_file(path)
     ledger = Ledger()
     sales = _read(file)
     ledger.read("events", file.name, len(sales))
@@ -63,29 +63,9 @@ def load(path: Path, *, now_ms: int | None = None) -> Dataset:
     return validate(events, items, users, _SCHEMA, name="online-retail", now_ms=now_ms, ledger=ledger)
 
 
-def find_file(path: Path) -> Path:
-    """The one table file at or in `path`; DataError when there is none, several, or only a workbook."""
-    if path.is_file():
-        return path
-    files = sorted(file for file in path.glob("*") if file.suffix in (".parquet", ".csv"))
-    if len(files) == 1:
-        return files[0]
-    if not files and list(path.glob("*.xlsx")):
-        raise DataError(f"{path}: holds a workbook (.xlsx); save it as one .csv file")
-    names = ", ".join(file.name for file in files) or "none"
-    raise DataError(f"{path}: expected one .parquet or .csv file, found {names}; pass the file itself as the path")
-
-
 def _read(file: Path) -> pd.DataFrame:
-    if file.suffix == ".csv":
-        try:
-            sales = read_delimited(file, ",")
-        except DataError as error:
-            if not isinstance(error.__cause__, UnicodeDecodeError):
-                raise
-            sales = read_delimited(file, ",", encoding="latin-1")  # the first edition's CSV has pound signs
-    else:
-        sales = read_table(file)
+    # The CSV of the first edition has pound signs in Latin-1.
+    sales = read_csv_utf8_or_latin1(file) if file.suffix == ".csv" else read_table(file)
     for choices in (["InvoiceNo", "Invoice"], ["UnitPrice", "Price"], ["CustomerID", "Customer ID"]):
         if not any(name in sales.columns for name in choices):
             raise DataError(f"{file.name}: column {choices[0]!r} (or {choices[1]!r}) is missing")
@@ -128,20 +108,12 @@ def _items(sales: pd.DataFrame) -> pd.DataFrame:
     """One row per stock code: its most common description (ties: the first by alphabet), its median price."""
     paid = sales["price"].where(sales["price"] > 0)  # free samples say nothing about the price
     prices = paid.groupby(sales["item_id"]).median()
-    titles = _most_common(sales, "item_id", "title")
+    titles = most_common(sales, "item_id", "title")
     return pd.DataFrame({"item_id": prices.index, "title": titles.reindex(prices.index), "price": prices.to_numpy()})
 
 
 def _users(sales: pd.DataFrame) -> pd.DataFrame:
     """One row per customer: the country most of their lines name."""
-    countries = _most_common(sales, "user_id", "country")
+    countries = most_common(sales, "user_id", "country")
     users = np.unique(sales["user_id"].to_numpy(dtype=object))
     return pd.DataFrame({"user_id": users, "country": countries.reindex(users).to_numpy()})
-
-
-def _most_common(sales: pd.DataFrame, key: str, column: str) -> Column:
-    known = sales[[key]].assign(said=sales[column].astype("str").str.strip()).dropna()
-    known = known[known["said"] != ""]
-    counts = known.groupby([key, "said"]).size().reset_index(name="n")
-    first = counts.sort_values([key, "n", "said"], ascending=[True, False, True]).drop_duplicates(key)
-    return first.set_index(key)["said"]

@@ -10,6 +10,8 @@ import pandas as pd
 from tandem_trainer.data.errors import DataError
 
 EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event_type", "value")
+EVENT_TEXT = "text"  # what the user wrote, in tables whose schema has `event_text`
+ANONYMOUS = "is_anonymous"  # the user attribute that is "1" where a user id stands for one event of nobody known
 ITEM_COLUMNS = ("item_id", "title", "text", "categories", "creator", "created_at", "price")
 
 
@@ -25,6 +27,7 @@ class TableSchema:
     item_vector: tuple[str, ...] = ()
     user_attributes: tuple[str, ...] = ()
     segments: tuple[tuple[str, ...], ...] = ()  # for segment popularity, most specific first
+    event_text: bool = False  # events have a column `text`: what the user wrote, such as a review
 
     def __post_init__(self) -> None:
         extra = (*ITEM_COLUMNS, *self.item_numeric, *self.item_categorical, *self.item_vector)

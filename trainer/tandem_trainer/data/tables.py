@@ -14,7 +14,7 @@ from tandem_trainer.data.columns import LAST_POSSIBLE_MS, TimeUnit
 from tandem_trainer.data.errors import DataError
 from tandem_trainer.data.report import Finding, Ledger, ValidationReport
 from tandem_trainer.data.sanity import sanity_checks
-from tandem_trainer.data.schema import EVENT_COLUMNS, ITEM_COLUMNS, TableSchema, require_columns
+from tandem_trainer.data.schema import ANONYMOUS, EVENT_COLUMNS, ITEM_COLUMNS, TableSchema, require_columns
 
 __all__ = [
     "EVENT_COLUMNS",
@@ -45,7 +45,8 @@ class Dataset:
     """Three clean tables.
 
     events: user_id (str), item_id (str), timestamp (int64, UNIX ms), event_type (str), value (float32, NaN =
-    none), in a stable sort by timestamp with the order of the file for ties.
+    none), in a stable sort by timestamp with the order of the file for ties; then, where schema.event_text, text (str,
+    "" = none).
     items: item_id, title (str, "" = none), text (str, "" = none), categories (list[str]), creator (str or
     None), created_at (Int64, UNIX ms, null = unknown), price (float64, NaN = unknown), then the schema's
     numeric (float64), categorical (str or None) and vector (float32 array or None) columns. Each item of the
@@ -86,7 +87,7 @@ def validate(
         if frame is not None:
             ledger.read(table, "memory", len(frame))
     rules = Rules(time_unit, future_ms, categories_separator, ledger)
-    event_rows = clean_events(events, rules)
+    event_rows = clean_events(events, schema, rules)
     item_rows = clean_items(items, schema, rules)
     user_rows = clean_users(users, schema, ledger)
     item_rows = with_stubs(item_rows, "item_id", event_rows, None if items is None else ledger)
@@ -130,6 +131,13 @@ def without_users(dataset: Dataset, users: Set[str], reason: str) -> Dataset:
     if kept[0].empty:
         raise DataError(f"{dataset.name}: no event is left without the users of whom it is said: {reason}")
     return _reported(Tables(kept[0], dataset.items, kept[1]), dataset.name, dataset.schema, ledger)
+
+
+def anonymous_users(dataset: Dataset) -> list[str]:
+    """The user ids that stand for one event of nobody known: nothing may be concluded from who they are."""
+    if ANONYMOUS not in dataset.schema.user_attributes:
+        return []
+    return dataset.users.loc[dataset.users[ANONYMOUS] == "1", "user_id"].tolist()
 
 
 def _reported(tables: Tables, name: str, schema: TableSchema, ledger: Ledger) -> Dataset:

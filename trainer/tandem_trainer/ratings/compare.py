@@ -34,6 +34,7 @@ from tandem_trainer.ratings.rounding import prediction_table
 from tandem_trainer.split import random_within_user
 
 BASELINE = "user + item bias"  # what every model is compared with
+FUSION = "towers on ALS and text"
 
 
 class RatingConfig(Settings):
@@ -80,7 +81,8 @@ class Comparison:
 
     like_auc: of the second head, and of the first one's rating as a score. pair_accuracy: of BPR towers and of
     popularity, share of held-out likes that outscore an item the user never rated. predictions: user_id, item_id,
-    rating, predicted, pred_rating of the model with the smallest validation MSE, named by `best`.
+    rating, predicted, pred_rating of the model with the smallest validation MSE, named by `best`. data: what all were
+    fitted and measured on. models: those fitted by squared error, in evaluation mode, by the name of their arm.
     """
 
     arms: list[Arm]
@@ -91,6 +93,8 @@ class Comparison:
     pair_accuracy: dict[str, Interval]
     best: str
     predictions: pd.DataFrame
+    data: RatingData
+    models: dict[str, RatingModel]
 
 
 def compare(dataset: Dataset, config: RatingConfig, progress: Progress) -> Comparison:
@@ -100,7 +104,7 @@ def compare(dataset: Dataset, config: RatingConfig, progress: Progress) -> Compa
     """
     torch.set_num_threads(config.threads)
     with progress.step("inputs from the training cut"):
-        data = _prepare(dataset, config)
+        data = prepare_ratings(dataset, rating_parts(dataset, config), config.inputs, config.seed)
     train, test = data.train, data.test
     low, high = float(train.values.min()), float(train.values.max())
     table = _Table(test, low, high, config.seed)
@@ -109,7 +113,8 @@ def compare(dataset: Dataset, config: RatingConfig, progress: Progress) -> Compa
     table.add(BASELINE, biases.predict(test))
     table.add("constant mean", np.full(len(test), biases.mean))
     table.add("item bias", items_alone.predict(test))
-    best, best_mse, best_model = "", np.inf, None
+    best, best_mse = "", np.inf
+    models: dict[str, RatingModel] = {}
     like_auc = {}
     for name, (make, training) in _models(data, config, biases.mean).items():
         with progress.step(name), torch.random.fork_rng(devices=[]):
@@ -117,20 +122,21 @@ def compare(dataset: Dataset, config: RatingConfig, progress: Progress) -> Compa
             started = time.monotonic()
             fitted = fit_ratings(make(), train, data.validation, training, config.seed)
             seconds = time.monotonic() - started
+        models[name] = fitted.model
         answers = predict(fitted.model, test)
         table.add(name, answers[:, 0], fitted, seconds)
         found = fitted.history[fitted.best_epoch]["validation_mse"]
         if found < best_mse:
-            best, best_mse, best_model = name, found, fitted.model
+            best, best_mse = name, found
         likes = test.values >= config.like_threshold
         if answers.shape[1] > 1 and 0 < likes.sum() < len(likes):
             scores = {"like head": answers[:, 1], "rating head": answers[:, 0]}
             like_auc = {head: float(roc_auc_score(likes, score)) for head, score in scores.items()}
-    if best_model is None:
+    if not best:
         raise ValueError("no model had a finite validation error; lower the learning rates")
     with progress.step("id towers by BPR"):
         pair_accuracy = _pairs(data, config)
-    predicted = np.clip(predict(best_model, test)[:, 0], low, high)
+    predicted = np.clip(predict(models[best], test)[:, 0], low, high)
     return Comparison(
         arms=table.arms,
         low=low,
@@ -142,10 +148,13 @@ def compare(dataset: Dataset, config: RatingConfig, progress: Progress) -> Compa
         predictions=prediction_table(
             data.user_ids[test.users], data.item_ids[test.items], test.values, predicted, round(low), round(high)
         ),
+        data=data,
+        models=models,
     )
 
 
-def _prepare(dataset: Dataset, config: RatingConfig) -> RatingData:
+def rating_parts(dataset: Dataset, config: RatingConfig) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return the ratings to fit on, to choose by and to measure on, as rows of the events; ValueError for none."""
     events = dataset.events[dataset.events["value"].notna() & (dataset.events["event_type"] == config.event_type)]
     if events.empty:
         types = sorted(dataset.events["event_type"].unique())
@@ -155,7 +164,7 @@ def _prepare(dataset: Dataset, config: RatingConfig) -> RatingData:
         )
     outer = random_within_user(events, config.test_fraction, seed=config.seed)
     inner = random_within_user(outer.train, config.validation_fraction, seed=config.seed + 1)
-    return prepare_ratings(dataset, (inner.train, inner.test, outer.test), config.inputs, config.seed)
+    return inner.train, inner.test, outer.test
 
 
 def _models(
@@ -167,7 +176,7 @@ def _models(
     n_users, n_items = len(data.user_ids) - 1, len(data.item_ids) - 1
     return {
         "factors, relu of dot": (lambda: DotModel(n_users, n_items, config.factors, mean), config.factors_training),
-        "towers on ALS and text": (lambda: VectorTowers(features, config.towers, mean), config.towers_training),
+        FUSION: (lambda: VectorTowers(features, config.towers, mean), config.towers_training),
         "the same, rating and like": (lambda: VectorTowers(features, both, mean), like),
         "id towers": (lambda: IdTowers(features, config.id_towers, mean), config.id_training),
         "deep id towers": (lambda: IdTowers(features, config.deep_id_towers, mean), config.id_training),

@@ -15,8 +15,9 @@ from tandem_core.index.exact import ExactIndex
 from tandem_core.settings import Settings
 from tandem_core.sources.als import Als
 from tandem_trainer.als import AlsSettings, fit_als
-from tandem_trainer.content import content_vectors
-from tandem_trainer.data import Dataset
+from tandem_trainer.content import content_vectors, fit_content
+from tandem_trainer.data import Dataset, anonymous_users
+from tandem_trainer.data.schema import EVENT_TEXT
 from tandem_trainer.prepare import build_catalog
 from tandem_trainer.ratings.text_means import previous_means
 
@@ -54,7 +55,7 @@ class RatingFeatures:
 class Ratings:
     """P ratings. users: int64 [P], 1 .. U, 0 unknown. items: int64 [P], 1 .. N, 0 unknown. values: float32 [P].
 
-    text: float32 [P, T], mean over what the user rated before.
+    text: float32 [P, T], mean over what the user wrote before, or of the items rated before where events have no text.
     """
 
     users: NDArray[np.int64]
@@ -83,11 +84,12 @@ def prepare_ratings(
     parts: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame],
     settings: RatingInputSettings,
     seed: int,
-    anonymous: Collection[str] = (),
+    anonymous: Collection[str] | None = None,
 ) -> RatingData:
     """Number users and items by the training part and compute all vectors from it alone.
 
-    parts: train, validation and test, rows of `dataset.events` with a value. anonymous: user ids that mean nobody.
+    parts: train, validation and test, rows of `dataset.events` with a value. anonymous: user ids that mean nobody;
+    None: those that the data marks so.
     """
     train = parts[0]
     events = pd.concat(parts)
@@ -95,18 +97,32 @@ def prepare_ratings(
     item_ids = np.concatenate([[""], np.unique(train["item_id"].to_numpy(dtype=str))])
     users, items = _numbers(user_ids, events["user_id"]), _numbers(item_ids, events["item_id"])
     known = np.arange(len(events)) < len(train)
-    nobody = np.isin(user_ids, list(anonymous))
+    nobody = np.isin(user_ids, list(anonymous_users(dataset) if anonymous is None else anonymous))
     item_codes, item_text = _item_side(dataset, train, item_ids, settings, seed)
     user_als, item_als = _als(users[known], items[known], nobody, len(item_ids), settings.als_factors, seed)
-    text = previous_means(
-        users, events["timestamp"].to_numpy(dtype=np.int64), item_text[items], known & (users > 0), nobody[users]
-    )
+    said = item_text[items]
+    if dataset.schema.event_text:
+        said = _written(events[EVENT_TEXT], known, settings.text_dims, seed)
+        item_text, said = _of_one_width(item_text, said)
+    text = previous_means(users, events["timestamp"].to_numpy(dtype=np.int64), said, known & (users > 0), nobody[users])
     features = RatingFeatures(*_user_side(dataset, user_ids), *item_codes, user_als, item_als, item_text, nobody)
     values = events["value"].to_numpy(dtype=np.float32, copy=True)  # pandas lends what torch must not write to
     ends = np.cumsum([len(part) for part in parts])[:-1]
     columns = (np.split(column, ends) for column in (users, items, values, text))
     fit, validation, test = (Ratings(*part) for part in zip(*columns, strict=True))
     return RatingData(features, fit, validation, test, user_ids, item_ids)
+
+
+def _written(texts: pd.Series[str], known: NDArray[np.bool_], dims: int, seed: int) -> NDArray[np.float32]:
+    """Return float32 [P, d] of the events' own texts, by words and weights of the known ones; d <= dims."""
+    documents, n = texts.tolist(), len(texts)
+    return fit_content([""] * n, documents, [()] * n, [None] * n, dims, known, seed)
+
+
+def _of_one_width(*tables: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Put zeros behind the narrower ones."""
+    width = max(table.shape[1] for table in tables)
+    return tuple(np.pad(table, ((0, 0), (0, width - table.shape[1]))) for table in tables)
 
 
 def _numbers(names: NDArray[np.str_], column: pd.Series[str]) -> NDArray[np.int64]:

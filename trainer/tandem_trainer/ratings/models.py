@@ -89,8 +89,20 @@ class VectorTowers(RatingModel):
             self.answers.bias[0] = mean
 
     def forward(self, batch: RatingBatch) -> Tensor:
-        user = self.user(torch.cat([self.user_als[batch.users], batch.text, self.anonymous[batch.users]], dim=1))
-        item = self.item(torch.cat([self.item_als[batch.items], self.item_text[batch.items]], dim=1))
+        return self.of_vectors(
+            self.user_als[batch.users],
+            batch.text,
+            self.anonymous[batch.users],
+            self.item_als[batch.items],
+            self.item_text[batch.items],
+        )
+
+    def of_vectors(
+        self, user_als: Tensor, user_text: Tensor, user_anonymous: Tensor, item_als: Tensor, item_text: Tensor
+    ) -> Tensor:
+        """Return what is predicted of pairs whose vectors are given: float [B, F], [B, T], [B, 1], [B, F], [B, T]."""
+        user = self.user(torch.cat([user_als, user_text, user_anonymous], dim=1))
+        item = self.item(torch.cat([item_als, item_text], dim=1))
         answers: Tensor = self.answers(self.trunk(torch.cat([user, item], dim=1)))
         return answers
 

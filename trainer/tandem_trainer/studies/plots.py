@@ -28,12 +28,12 @@ def draw_clusters(
     criteria = next(table for table in report.tables if table.title == CRITERIA)
     chosen = report.facts["chosen"]
     paths = [
-        _saved(folder / f"{name}.png", partial(_curve, table=criteria, name=name, chosen=chosen))
+        saved(folder / f"{name}.png", partial(_curve, table=criteria, name=name, chosen=chosen))
         for name in ("inertia", "silhouette", "davies_bouldin", "entropy")
     ]
     for name, fit in (("kmeans", fit_kmeans), ("gmm", fit_gmm)):
         sizes = np.sort(fit(vectors, settings, seed).sizes)[::-1]
-        paths.append(_saved(folder / f"sizes_{name}.png", partial(_sizes, name=name, sizes=sizes)))
+        paths.append(saved(folder / f"sizes_{name}.png", partial(_sizes, name=name, sizes=sizes)))
     return [*paths, _pca(vectors, settings, seed, folder / "pca.png")]
 
 
@@ -43,7 +43,7 @@ def draw_tradeoff(report: StudyReport, folder: Path) -> list[Path]:
     times = [(f"{arm}, {items:,} items", p50) for arm, items, _, p50, *_ in speed.rows]
     errors = [(f"{rows}, {users} users", mse) for rows, _, users, _, mse, *_ in error.rows]
     return [
-        _saved(folder / f"{name}.png", partial(_bars, bars=bars, label=label))
+        saved(folder / f"{name}.png", partial(_bars, bars=bars, label=label))
         for name, label, bars in (("times", "p50 us", times), ("errors", "mean squared error", errors))
     ]
 
@@ -51,7 +51,7 @@ def draw_tradeoff(report: StudyReport, folder: Path) -> list[Path]:
 def draw_calibration(curves: Mapping[str, CalibrationCurve], folder: Path) -> list[Path]:
     """Draw what each head said against what happened, by bin of equal mass; on the diagonal it was right."""
     return [
-        _saved(folder / f"calibration_{name}.png", partial(_calibration, curve=curve, name=name))
+        saved(folder / f"calibration_{name}.png", partial(_calibration, curve=curve, name=name))
         for name, curve in curves.items()
     ]
 
@@ -67,7 +67,7 @@ def _calibration(axes: Any, curve: CalibrationCurve, name: str) -> None:
 def draw_diversity(report: StudyReport, folder: Path) -> list[Path]:
     """Draw distance within the list against NDCG@10, a curve for each rule."""
     (table,) = report.tables
-    return [_saved(folder / "diversity.png", partial(_sweep, table=table))]
+    return [saved(folder / "diversity.png", partial(_sweep, table=table))]
 
 
 def _sweep(axes: Any, table: StudyTable) -> None:
@@ -121,7 +121,8 @@ def _pca(vectors: NDArray[np.float32], settings: ClusterSettings, seed: int, pat
     return _write(figure, path)
 
 
-def _saved(path: Path, draw: Callable[[Any], None]) -> Path:
+def saved(path: Path, draw: Callable[[Any], None]) -> Path:
+    """Write what `draw` puts on a figure's axes as PNG; return the path."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     draw(figure.add_subplot())
     return _write(figure, path)

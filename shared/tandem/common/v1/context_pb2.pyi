@@ -160,7 +160,9 @@ class UserEvent(_message.Message):
     shown: it is no part of the history.
     """
     value: _builtins.float
-    """Rating, dwell share or quantity, from -1e9 to 1e9. Unset: none. What is outside, and NaN, is rejected."""
+    """Rating, share watched or quantity, from -1e9 to 1e9. Unset: none. What is outside, and NaN, is rejected. It weighs
+    the event where training gave its type a full value: 0 or less then counts for nothing.
+    """
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """Unset: the event time of the request."""

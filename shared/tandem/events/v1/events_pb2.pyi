@@ -95,7 +95,9 @@ class Event(_message.Message):
     event_type: _builtins.str
     """Required, at most 64 characters. "impression" is kept apart from what users chose."""
     value: _builtins.float
-    """Rating, dwell share or quantity, from -1e9 to 1e9. Unset: none. What is outside, and NaN, is refused."""
+    """Rating, share watched or quantity, from -1e9 to 1e9. Unset: none. What is outside, and NaN, is refused. It weighs
+    the event where training gave its type a full value: 0 or less then counts for nothing.
+    """
     decision_id: _builtins.str
     """At most 128 characters. The decision that showed the item. Empty when unknown."""
     position: _builtins.int
