@@ -87,6 +87,16 @@ def raises(error: Exception) -> Retrieve:
     return retrieve
 
 
+def notes(asked: list[Query]) -> Retrieve:
+    """Return a retrieval that finds one item and keeps what it was asked."""
+
+    def retrieve(query: Query, budget: Budget) -> Retrieved:
+        asked.append(query)
+        return found(1)
+
+    return retrieve
+
+
 def shown(slate: Slate) -> list[int]:
     rows: list[int] = slate.items.rows.tolist()
     return rows
@@ -115,17 +125,11 @@ def test_retrieval_is_asked_for_what_the_policy_says(
     build: Callable[..., RankingPipeline], make_query: MakeQuery, events_of: MakeEvents
 ) -> None:
     asked: list[Query] = []
-
-    def retrieve(query: Query, budget: Budget) -> Retrieved:
-        asked.append(query)
-        return found(1)
-
     plans = {"warm": {"als": {"limit": 7, "weight": 2.0}}}
     pipeline = build(candidates=40, interacted="discount", plans=plans)
-    pipeline.recommend(make_query(max_results=5), Budget(), retrieve)
-    pipeline.recommend(
-        make_query(max_results=50, interacted=Seen.EXCLUDE, events=events_of("i1", "i2", "i3")), Budget(), retrieve
-    )
+    pipeline.recommend(make_query(max_results=5), Budget(), notes(asked))
+    excluding = make_query(max_results=50, interacted=Seen.EXCLUDE, events=events_of("i1", "i2", "i3"))
+    pipeline.recommend(excluding, Budget(), notes(asked))
     assert [(each.max_results, each.interacted, len(each.plans)) for each in asked] == [
         (40, Seen.DISCOUNT, 0),
         (50, Seen.EXCLUDE, 1),
@@ -137,13 +141,8 @@ def test_a_planned_source_that_the_bundle_lacks_is_not_asked_for_and_is_declared
     build: Callable[..., RankingPipeline], make_query: MakeQuery, events_of: MakeEvents
 ) -> None:
     asked: list[Query] = []
-
-    def retrieve(query: Query, budget: Budget) -> Retrieved:
-        asked.append(query)
-        return found(1)
-
     pipeline = build(plans={"warm": {"als": {"limit": 7}, "two_towers": {"limit": 9}}})
-    slate = pipeline.recommend(make_query(events=events_of("i1", "i2", "i3")), Budget(), retrieve)
+    slate = pipeline.recommend(make_query(events=events_of("i1", "i2", "i3")), Budget(), notes(asked))
     assert [plan.source for plan in asked[0].plans] == ["als"]
     (declared,) = slate.degradations
     assert declared.kind is DegradationKind.RULE_RELAXED
