@@ -178,8 +178,8 @@ def open_parts(folder: Path, manifest: Manifest, *, retrieval: bool, ranking: bo
         sources |= _behaviour_sources(folder, manifest, next_items)
         sources |= _content_sources(folder, manifest, catalog, content_vectors) | {LIVE: LiveItems()}
         if has_cold_items:
-            path = folder / COLD_ITEMS
-            sources["cold_items"] = ColdItems(ColdItemModel.load(path), catalog, schema.cold_item_events)
+            model = ColdItemModel.load(folder / COLD_ITEMS)
+            sources["cold_items"] = ColdItems(model, catalog, schema.cold_item_events)
     return Bundle(
         id=manifest.bundle_id,
         manifest=manifest,

@@ -65,6 +65,10 @@ class RankingPipeline:
     def __init__(self, bundle: Bundle, policies: Mapping[str, PlacementPolicy]) -> None:
         self.bundle = bundle
         self._policies = policies
+        self._plans = {
+            name: {regime: policy.source_plans(regime, bundle.source_names) for regime in Regime}
+            for name, policy in policies.items()
+        }
         self._chains = {name: build_chain(name, policy, bundle) for name, policy in policies.items()}
         self._outage = Outage("retrieval")
         self._fallback = RetrievalPipeline(bundle)  # popularity under the filter, when retrieval is out of reach
@@ -120,7 +124,7 @@ class RankingPipeline:
             query,
             max_results=max(policy.candidates, query.max_results),
             interacted=query.interacted or policy.interacted,
-            plans=policy.source_plans(user.regime, self.bundle.source_names),
+            plans=self._plans[query.policy_name][user.regime],
             condition=with_conditions(query.condition, self.chain(query).conditions(query)),
             # The rules drop what does not fit here.
             exclude_item_ids=[*query.exclude_item_ids, *policy.blocked_item_ids][:MOST_EXCLUDED],

@@ -37,10 +37,10 @@ from tandem_core.rules.value_weights import ValueWeights
 def build_chain(placement: str, policy: PlacementPolicy, bundle: Bundle) -> RuleChain:
     """Return the placement's rules over the items of the bundle.
 
-    A rule that reads a column the bundle does not have is left out, as is a source that the policy plans to ask and the
-    bundle does not have, and every answer declares it; but a hard filter
-    must not go missing in silence, so a bundle that lacks a column of one is refused, as is one whose values cannot
-    fill a list under the caps: raises BundleRefused. The bundle that served before goes on serving.
+    A rule that reads a column the bundle does not have is left out, and every answer declares it, as it does a source
+    that the policy plans to ask and the bundle does not have; but a hard filter must not go missing in silence, so a
+    bundle that lacks a column of one is refused, as is one whose values cannot fill a list under the caps: raises
+    BundleRefused. The bundle that served before goes on serving.
     """
     build = _Build(placement, policy, bundle)
     build.check_plans()
