@@ -15,7 +15,7 @@ from tandem_core.blend import BlendWeights
 from tandem_core.catalog import Catalog
 from tandem_core.clusters import Clusters
 from tandem_core.errors import BundleRefused
-from tandem_core.features import FeatureSchema, History, User, encode_context
+from tandem_core.features import FeatureSchema, History, User
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
@@ -293,7 +293,7 @@ def golden_user(golden: Golden, schema: FeatureSchema) -> User:
         interacted=rows,
         attributes=golden.user_attributes,
         attribute_codes=schema.encode_attributes(golden.user_attributes),
-        context_codes=encode_context(np.array([golden.now_ms], np.int64))[0],
+        context_codes=schema.encode_context(np.array([golden.now_ms], np.int64))[0],
         segment_keys=schema.segment_keys(golden.user_attributes),
         now_ms=golden.now_ms,
     )

@@ -16,7 +16,6 @@ from tandem_core.catalog import Catalog
 from tandem_core.query import Query, Regime, UserEvents
 
 MS_PER_HOUR = 3_600_000
-CONTEXT_SIZES = (25, 8)  # hour and weekday; 0 is "unknown" in each
 
 
 class EventType(BaseModel):
@@ -43,6 +42,7 @@ class FeatureSchema(BaseModel):
 
     event_types: tuple[EventType, ...]
     user_attributes: dict[str, tuple[str, ...]]  # name -> vocabulary; code 0 is "unknown", texts count from 1
+    season: bool = False  # the month of a request is an input: where training events could tell season from trend
     segments: tuple[tuple[str, ...], ...]  # attribute names, most specific first
     item_codes: tuple[str, ...]  # catalogue columns the item tower embeds
     item_numbers: tuple[str, ...]  # catalogue columns the towers and the ranker read as numbers
@@ -50,6 +50,12 @@ class FeatureSchema(BaseModel):
     vector_dim: int = Field(ge=1)
     cold_user_events: int = Field(default=5, ge=0)  # fewer events than this: the user is cold
     cold_item_events: int = Field(default=5, ge=0)  # fewer training events than this: the item is cold
+
+    @model_serializer(mode="wrap")
+    def _without_an_unset_season(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As for `full_value`: a bundle that has no such input is the same as before there was one.
+        fields: dict[str, Any] = serialize(self)
+        return {name: each for name, each in fields.items() if name != "season" or each}
 
     @cached_property
     def type_code(self) -> dict[str, int]:
@@ -93,6 +99,19 @@ class FeatureSchema(BaseModel):
         """Return int64 [A], a code per declared attribute in the schema's order; 0 where unknown."""
         return np.array([codes.get(attributes.get(name, ""), 0) for name, codes in self._attribute_codes], np.int64)
 
+    @property
+    def context_sizes(self) -> tuple[int, ...]:
+        """How many codes each column of `encode_context` has, 0 ("unknown") left out."""
+        return (24, 7, 12) if self.season else (24, 7)
+
+    def encode_context(self, now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64 [..., 2 or 3]: hour of day 1..24, day of week 1..7 (Thursday is 1) and, where the season is an
+        input, month of the year 1..12; all UTC.
+        """
+        hours = now_ms // MS_PER_HOUR
+        codes = [hours % 24 + 1, hours // 24 % 7 + 1]
+        return np.stack([*codes, months(now_ms)] if self.season else codes, axis=-1)
+
     def known_attributes(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return those attributes whose value the model was trained on."""
         return {name: attributes[name] for name, codes in self._attribute_codes if attributes.get(name) in codes}
@@ -111,10 +130,9 @@ def segment_key(names: Sequence[str], attributes: Mapping[str, str]) -> str:
     return ",".join(f"{name}={attributes[name]}" for name in names)
 
 
-def encode_context(now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return int64 [B, 2]: hour of day 1..24 and day of week 1..7 (Thursday is 1), both UTC."""
-    hours = now_ms // MS_PER_HOUR
-    return np.stack([hours % 24 + 1, hours // 24 % 7 + 1], axis=-1)
+def months(times_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return int64, the month of the year 1..12 of each time, UTC."""
+    return times_ms.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64) % 12 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +164,7 @@ class User:
     """A request's user in terms of one bundle.
 
     interacted: int32 rows of everything the user had to do with, disliked things too. segment_keys: most specific
-    first. attribute_codes: int64 [A]. context_codes: int64 [2]. now_ms: the moment of the request. query_text: what
+    first. attribute_codes: int64 [A]. context_codes: int64 [C]. now_ms: the moment of the request. query_text: what
     the user typed in a search box, "" where nothing. memo: what sources computed of this user for each other.
     """
 
@@ -180,7 +198,7 @@ def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
         interacted=interacted,
         attributes=known,
         attribute_codes=schema.encode_attributes(known),
-        context_codes=encode_context(np.array([query.now_ms], np.int64))[0],
+        context_codes=schema.encode_context(np.array([query.now_ms], np.int64))[0],
         segment_keys=schema.segment_keys(known),
         now_ms=query.now_ms,
         query_text=query.query_text,
@@ -220,7 +238,7 @@ def user_tower_inputs(
     """Return the user tower's inputs for B users, padded to the longest history among them (at least 1).
 
     history_vectors float32 [B, H, D], history_mask float32 [B, H] (1 for events), history_types int64 [B, H],
-    history_ages int64 [B, H], user_attributes int64 [B, A], context int64 [B, 2]. Histories are newest first; ages are
+    history_ages int64 [B, H], user_attributes int64 [B, A], context int64 [B, C]. Histories are newest first; ages are
     milliseconds before the request, 0 for events after it: what follows at once is not what a returning user wants.
     """
     histories = [user.history.newest(schema.history_length) for user in users]

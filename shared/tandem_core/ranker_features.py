@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tandem_core.candidates import CandidateBatch, order
 from tandem_core.catalog import Catalog, CodeColumn
-from tandem_core.features import MS_PER_HOUR, FeatureSchema, History, User
+from tandem_core.features import MS_PER_HOUR, FeatureSchema, History, User, months
 from tandem_core.query import Regime
 from tandem_core.ranker_events import MOST, event_columns, event_names
 from tandem_core.ranker_tables import RankerTables
@@ -24,6 +24,7 @@ RETRIEVAL_PLACE = "retrieval_place"  # -log(1 + candidates before it): a sound s
 _RETRIEVAL_Z = "retrieval_z"  # the merged score in standard deviations above the mean of the request
 OF_SOURCE = ("reciprocal_rank", "source_score", "source_z")
 _SOURCES_FOUND = "sources_found"
+MONTH = ("month_sin", "month_cos")
 
 Column = NDArray[np.float32]
 
@@ -51,6 +52,7 @@ def feature_names(
         *(f"number:{name}" for name in schema.item_numbers),
         *(["price_ratio"] if "price" in schema.item_numbers else []),
         *("log_history", "log_idle_hours", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos"),
+        *(MONTH if schema.season else ()),
         *(f"regime_{regime.name.lower()}" for regime in Regime),
         *event_names(events),
     ]
@@ -60,7 +62,7 @@ def unknown_features(
     names: Sequence[str], schema: FeatureSchema, sources: Collection[str], tables: Collection[str]
 ) -> list[str]:
     """Return those of the names that can not be computed from what a bundle holds; arguments as of `feature_names`."""
-    known = {*feature_names(schema, sources, tables), *event_names(MOST)}
+    known = {*feature_names(schema, sources, tables), *event_names(MOST), *MONTH}
     return [name for name in names if name not in known]
 
 
@@ -100,6 +102,7 @@ def _constants(user: User, now_ms: int) -> dict[str, float]:
     """Return what is the same for all candidates: it says what the others mean, and how likely any event is."""
     hour = now_ms / MS_PER_HOUR % 24 / 24 * 2 * np.pi
     day = now_ms / MS_PER_HOUR / 24 % 7 / 7 * 2 * np.pi
+    month = float(months(np.array(now_ms, np.int64))) / 12 * 2 * np.pi
     idle_ms = max(now_ms - int(user.history.timestamps[0]), 0) if len(user.history) else 0
     return {
         "log_history": float(np.log1p(len(user.history))),
@@ -107,6 +110,7 @@ def _constants(user: User, now_ms: int) -> dict[str, float]:
         f"regime_{user.regime.name.lower()}": 1.0,
         **{"hour_sin": float(np.sin(hour)), "hour_cos": float(np.cos(hour))},
         **{"weekday_sin": float(np.sin(day)), "weekday_cos": float(np.cos(day))},
+        **dict(zip(MONTH, (float(np.sin(month)), float(np.cos(month))), strict=True)),
     }
 
 

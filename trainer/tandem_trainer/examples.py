@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import FeatureSchema, encode_context
+from tandem_core.features import FeatureSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Batch:
 
     history_rows int64 [B, H] (0 where masked). history_mask float32 [B, H]. history_types int64 [B, H]. history_ages
     int64 [B, H], milliseconds before the target.
-    user_attributes int64 [B, A]. context int64 [B, 2]. target_rows int64 [B]. weights float32 [B].
+    user_attributes int64 [B, A]. context int64 [B, C]. target_rows int64 [B]. weights float32 [B].
     """
 
     history_rows: NDArray[np.int64]
@@ -46,7 +46,7 @@ class Sequences:
     """B stretches of users' lives, newest first and padded to the longest: place i holds an event and what came next.
 
     history_rows, history_types, history_ages int64 [B, H], history_mask float32 [B, H], user_attributes int64 [B, A]:
-    as in `Batch`; the mask is also 0 at the place before a user's first event. context int64 [B, H, 2], of the moment
+    as in `Batch`; the mask is also 0 at the place before a user's first event. context int64 [B, H, C], of the moment
     of the next event. target_rows int64 [B, H], the next event, -1 where there is none. weights float32 [B, H], 0
     where there is none. users int64 [B].
     """
@@ -104,7 +104,7 @@ class Examples:
             history_types=np.where(mask, self.types[history], 0).astype(np.int64),
             history_ages=np.where(mask, ages, 0),
             user_attributes=self.attributes[self.users[places]],
-            context=encode_context(self.timestamps[places]),
+            context=self.schema.encode_context(self.timestamps[places]),
             target_rows=self.rows[places].astype(np.int64),
             weights=self.weights[places],
         )
@@ -141,7 +141,7 @@ class Examples:
             history_types=np.where(known, self.types[history], 0).astype(np.int64),
             history_ages=np.where(known, now - self.timestamps[history], 0),
             user_attributes=self.attributes[self.users[oldest[:, 0]]],
-            context=encode_context(self.timestamps[targets]),
+            context=self.schema.encode_context(self.timestamps[targets]),
             target_rows=np.where(inside, self.rows[targets], -1).astype(np.int64),
             weights=np.where(inside, self.weights[targets], 0).astype(np.float32),
             users=self.users[oldest[:, 0]].astype(np.int64),

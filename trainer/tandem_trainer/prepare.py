@@ -13,6 +13,7 @@ from tandem_core.features import FeatureSchema
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import event_values
+from tandem_trainer.season import shows_season
 
 
 def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Catalog:
@@ -40,8 +41,11 @@ def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Cat
     )
 
 
-def build_schema(dataset: Dataset, catalog: Catalog, config: TrainConfig) -> FeatureSchema:
-    """Return what the towers and the ranker will read; vocabularies are those of the tables, in order of text."""
+def build_schema(dataset: Dataset, train: pd.DataFrame, catalog: Catalog, config: TrainConfig) -> FeatureSchema:
+    """Return what the towers and the ranker will read; vocabularies are those of the tables, in order of text.
+
+    train: the training events, which decide whether the season can be read.
+    """
     attributes = {
         name: tuple(sorted({value for value in dataset.users[name] if isinstance(value, str)}))
         for name in dataset.schema.user_attributes
@@ -49,6 +53,7 @@ def build_schema(dataset: Dataset, catalog: Catalog, config: TrainConfig) -> Fea
     return FeatureSchema(
         event_types=config.event_types,
         user_attributes=attributes,
+        season=config.features.season and shows_season(train["timestamp"].to_numpy(dtype=np.int64)),
         segments=dataset.schema.segments,
         item_codes=tuple(catalog.codes),
         item_numbers=tuple(name for name in catalog.numbers if name != "created_at"),

@@ -385,7 +385,7 @@ def _new_towers(
     content = np.asarray(inputs["content"], np.float32)
     item = ItemTower(settings, len(item_index), content.shape[1], [int(c.max(initial=0)) for c in columns], mean, std)
     sizes = [len(vocabulary) for vocabulary in schema.user_attributes.values()]
-    user = UserTower(settings, schema.history_length, len(schema.event_types), sizes)
+    user = UserTower(settings, schema.history_length, len(schema.event_types), sizes, schema.context_sizes)
     return _Towers(item, user, tuple(torch.from_numpy(c) for c in (item_index, content, numbers, *columns)))
 
 

@@ -112,7 +112,7 @@ class TrainingRun:
         train = self._events
         _check_size(self._dataset, train)
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
-        self.schema = build_schema(self._dataset, self.catalog, self._config)
+        self.schema = build_schema(self._dataset, train, self.catalog, self._config)
         features = self._config.features
         self.content, words = content_vectors_and_model(
             self._dataset, self.catalog.event_counts, features.content_dims, self._config.seed, features.text_encoder

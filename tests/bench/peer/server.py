@@ -175,7 +175,7 @@ class Recommender:
             "history_types": np.zeros((1, length), np.int64),
             "history_ages": np.zeros((1, length), np.int64),
             "user_attributes": np.zeros((1, len(self.features["user_attributes"])), np.int64),
-            "context": np.array([[now_ms // 3_600_000 % 24 + 1, now_ms // DAY_MS % 7 + 1]], np.int64),
+            "context": np.array([self.context(now_ms)], np.int64),
         }
         for i, event in enumerate(newest):
             inputs["history_vectors"][0, i] = self.vectors[self.row[event["id"]]]
@@ -183,6 +183,10 @@ class Recommender:
             inputs["history_types"][0, i] = event["type"]
             inputs["history_ages"][0, i] = max(newest[0]["time"] - event["time"], 0)
         return self.tower.run(None, {n: v for n, v in inputs.items() if n in self.tower_inputs})[0][0]
+
+    def context(self, now_ms):
+        codes = [now_ms // 3_600_000 % 24 + 1, now_ms // DAY_MS % 7 + 1]
+        return [*codes, time.gmtime(now_ms / 1000).tm_mon] if self.features.get("season") else codes
 
     def near(self, name, query, limit, seen):
         rows, scores = self.index[name].search(query, min(limit + len(seen), len(self.ids)))

@@ -12,7 +12,6 @@ from tandem_core.features import (
     FeatureSchema,
     History,
     User,
-    encode_context,
     item_tower_inputs,
     resolve_user,
     user_tower_inputs,
@@ -26,11 +25,30 @@ MakeEvents = Callable[..., UserEvents]
 MakeQuery = Callable[..., Query]
 
 
-def test_context_is_hour_and_weekday_in_utc_counted_from_1(now_ms: int) -> None:
+def test_context_is_hour_and_weekday_in_utc_counted_from_1(schema: FeatureSchema, now_ms: int) -> None:
     thursday_midnight = 0  # 1 January 1970
-    got = encode_context(np.array([thursday_midnight, now_ms, DAY - 1, 6 * DAY], np.int64))
+    got = schema.encode_context(np.array([thursday_midnight, now_ms, DAY - 1, 6 * DAY], np.int64))
     # 14 November 2023, 22:13 was a Tuesday: the sixth day from Thursday.
     assert got.tolist() == [[1, 1], [23, 6], [24, 1], [1, 7]]
+    assert schema.context_sizes == (24, 7)
+
+
+def test_where_the_season_is_an_input_the_month_in_utc_stands_beside_hour_and_weekday(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, now_ms: int
+) -> None:
+    seasonal = schema.model_copy(update={"season": True})
+    leap_day = 1_709_251_199_999  # the last moment of 29 February 2024, a Thursday
+    got = seasonal.encode_context(np.array([[0, now_ms], [leap_day, leap_day + 1]], np.int64))
+    assert got.tolist() == [[[1, 1, 1], [23, 6, 11]], [[24, 1, 2], [1, 2, 3]]]
+    assert seasonal.context_sizes == (24, 7, 12)
+    assert resolve_user(seasonal, catalog, make_query()).context_codes.tolist() == [23, 6, 11]
+
+
+def test_a_schema_without_the_season_is_written_as_before_it_could_be_an_input(schema: FeatureSchema) -> None:
+    assert "season" not in schema.model_dump_json()
+    seasonal = schema.model_copy(update={"season": True})
+    assert seasonal.digest() != schema.digest()
+    assert FeatureSchema.model_validate_json(seasonal.model_dump_json()) == seasonal
 
 
 def test_attributes_are_coded_by_the_vocabulary_and_0_is_unknown(schema: FeatureSchema) -> None:

@@ -125,6 +125,18 @@ def test_every_column_worked_out_by_hand(
     assert got == {}
 
 
+def test_the_month_stands_on_a_circle_where_the_season_is_an_input(
+    small: Bundle, user: User, batch: CandidateBatch, now_ms: int
+) -> None:
+    seasonal = small.schema.model_copy(update={"season": True})
+    plain, names = (feature_names(schema, ["a"], ["global"]) for schema in (small.schema, seasonal))
+    assert set(names) - set(plain) == {"month_sin", "month_cos"}
+    assert unknown_features(names, small.schema, ["a"], ["global"]) == []  # a ranker keeps what it was taught
+    november, december = (columns_of(names, batch, user, small, now_ms + days * DAY_MS) for days in (0, 30))
+    assert november["month_sin"] == pytest.approx([-0.5] * 3)  # eleven twelfths around
+    assert (december["month_sin"], december["month_cos"]) == (pytest.approx([0] * 3, abs=1e-6), [1] * 3)
+
+
 def test_what_kind_of_event_an_item_had_is_a_column_each(
     small: Bundle, tables: PopularityTables, user: User, now_ms: int
 ) -> None:

@@ -124,7 +124,7 @@ def test_reviews_of_nobody_known_count_for_their_item_and_never_share_a_user(tmp
     assert data.users.set_index("user_id")["is_anonymous"]["Joshua"] == "0"
     catalog = build_catalog(data, data.events, 8)
     assert catalog.event_counts.tolist() == [4, 4]
-    assert build_schema(data, catalog, TrainConfig()).user_attributes["is_anonymous"] == ("0", "1")
+    assert build_schema(data, data.events, catalog, TrainConfig()).user_attributes["is_anonymous"] == ("0", "1")
 
 
 def test_copies_of_an_anonymous_review_are_found_though_each_would_have_its_own_user(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_small_file_goes_through_all_that_training_reads(tmp_path: Path) -> No
     split = split_data(config, data)
     assert split.detail["users_all_in_train"] == 10  # nobody is asked what nobody known reviewed next
     catalog = build_catalog(data, split.train, config.features.most_codes)
-    schema = build_schema(data, catalog, config)
+    schema = build_schema(data, split.train, catalog, config)
     assert set(catalog.codes) == {"categories", "creator", "manufacturer"}
     assert content_vectors(data, catalog.event_counts, 16, 7).shape[0] == 8
     assert make_examples(split.train, catalog, schema, data.users) is not None

@@ -127,7 +127,7 @@ def test_a_small_set_goes_through_all_that_training_reads(tmp_path: Path) -> Non
     config = TrainConfig()
     split = split_data(config, data)
     catalog = build_catalog(data, split.train, config.features.most_codes)
-    schema = build_schema(data, catalog, config)
+    schema = build_schema(data, split.train, catalog, config)
     assert {"categories", "type"} <= set(catalog.codes)
     assert set(schema.item_numbers) == {"episodes", "members", "average_anime_rating"}
     assert content_vectors(data, catalog.event_counts, 8, 7).shape[0] == 5

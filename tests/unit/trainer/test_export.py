@@ -38,7 +38,7 @@ def item_inputs(n: int, columns: int = 2, numbers: int = 2) -> dict[str, np.ndar
 
 @pytest.fixture(scope="module")
 def user_tower() -> UserTower:
-    return UserTower(SETTINGS, 6, 2, [2, 2])
+    return UserTower(SETTINGS, 6, 2, [2, 2], [24, 7])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_the_item_tower_is_exported_with_as_many_columns_as_it_has(columns: int,
 
 
 def test_the_file_of_another_model_fails_parity(user_file: Path) -> None:
-    other = UserTower(SETTINGS, 6, 2, [2, 2])
+    other = UserTower(SETTINGS, 6, 2, [2, 2], [24, 7])
     with pytest.raises(ParityError, match=r"user.onnx differs from its module by .*allowed"):
         check_parity(other, user_file, [user_inputs(2, 3)])
 

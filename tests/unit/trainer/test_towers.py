@@ -22,7 +22,7 @@ def item_tower() -> ItemTower:
 def user_tower(request: pytest.FixtureRequest) -> UserTower:
     torch.manual_seed(0)
     settings = SETTINGS.model_copy(update={"encoder": request.param, "time_bias": True})
-    return UserTower(settings, history_length=5, n_types=2, attribute_sizes=[3]).eval()
+    return UserTower(settings, history_length=5, n_types=2, attribute_sizes=[3], context_sizes=[24, 7]).eval()
 
 
 def items(n: int) -> list[torch.Tensor]:

@@ -21,7 +21,9 @@ def item_towers() -> list[ItemTower]:
 
 def user_towers() -> list[UserTower]:
     encoders = ("attention_pool", "mean_pool")
-    return [UserTower(SETTINGS.model_copy(update={"encoder": encoder}), H, 2, [3]).eval() for encoder in encoders]
+    return [
+        UserTower(SETTINGS.model_copy(update={"encoder": encoder}), H, 2, [3], [24, 7]).eval() for encoder in encoders
+    ]
 
 
 def items(n: int, seed: int = 0) -> dict[str, np.ndarray]:

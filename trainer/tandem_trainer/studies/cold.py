@@ -15,7 +15,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import FeatureSchema, History, User, encode_context
+from tandem_core.features import FeatureSchema, History, User
 from tandem_core.filters import Eligibility
 from tandem_core.metrics import Interval, mean_intervals, paired_difference
 from tandem_core.metrics.accuracy import Relevant, hits, ndcg_at, recall_at
@@ -105,7 +105,7 @@ def study_cold(
     seed = config.seed
     split = cold_split(dataset, fraction, seed)
     catalog = build_catalog(dataset, split.train, config.features.most_codes)
-    schema = build_schema(dataset, catalog, config)
+    schema = build_schema(dataset, split.train, catalog, config)
     world = _World.of(dataset, split, catalog, schema)
     cold_below = schema.cold_item_events
     numbers = content_numbers(dataset)
@@ -251,7 +251,7 @@ class _World:
             interacted=np.empty(0, np.int32),
             attributes=known,
             attribute_codes=self.schema.encode_attributes(known),
-            context_codes=encode_context(np.zeros(1, np.int64))[0],
+            context_codes=self.schema.encode_context(np.zeros(1, np.int64))[0],
             segment_keys=self.schema.segment_keys(known),
             now_ms=0,
         )

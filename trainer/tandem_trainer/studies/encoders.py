@@ -196,7 +196,7 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Material:
         config.model_copy(update={"split": config.split.model_copy(update={"protocol": PROTOCOL})}), dataset
     )
     catalog = build_catalog(dataset, split.train, config.features.most_codes)
-    schema = build_schema(dataset, catalog, config)
+    schema = build_schema(dataset, split.train, catalog, config)
     items = dataset.items
     title, body, categories, creator = (items[name].tolist() for name in ("title", "text", "categories", "creator"))
     known = catalog.event_counts > 0

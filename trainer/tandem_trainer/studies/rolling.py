@@ -42,7 +42,7 @@ def study_rolling(dataset: Dataset, config: TrainConfig, folds: int) -> StudyRep
     facts: list[tuple[Cell, ...]] = []
     for fold in cuts:
         catalog = build_catalog(dataset, fold.train, config.features.most_codes)
-        schema = build_schema(dataset, catalog, config)
+        schema = build_schema(dataset, fold.train, catalog, config)
         offline = make_queries(fold.train, fold.test, dataset.users, [], catalog, max_results=LENGTH)
         lists = _lists(make_sources(dataset, fold, catalog, schema, config), catalog, schema, offline)
         some = offline.history_sizes > 0

@@ -163,7 +163,7 @@ def fit_ours(
     inner = without_test_as_validation(sample)
     frame = _frame(dataset, *inner.train)
     catalog = build_catalog(dataset, frame, config.features.most_codes)
-    schema = build_schema(dataset, catalog, config.model_copy(update={"towers": settings}))
+    schema = build_schema(dataset, frame, catalog, config.model_copy(update={"towers": settings}))
     table = dataset.items
     content = fit_content(
         table["title"].tolist(),

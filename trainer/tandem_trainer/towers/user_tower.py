@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tandem_core.features import CONTEXT_SIZES
 from tandem_trainer.towers.encoders import TIME_BUCKETS, new_encoder, time_buckets
 from tandem_trainer.towers.settings import TowerSettings
 
@@ -24,9 +23,14 @@ class UserTower(nn.Module):
     """
 
     def __init__(
-        self, settings: TowerSettings, history_length: int, n_types: int, attribute_sizes: Sequence[int]
+        self,
+        settings: TowerSettings,
+        history_length: int,
+        n_types: int,
+        attribute_sizes: Sequence[int],
+        context_sizes: Sequence[int],
     ) -> None:
-        """n_types: event types without 0. attribute_sizes: vocabulary of each attribute without 0."""
+        """n_types: event types without 0. attribute_sizes, context_sizes: codes of each column without 0."""
         super().__init__()
         dim = settings.vector_dim
         self.half_lives = settings.half_lives
@@ -40,8 +44,7 @@ class UserTower(nn.Module):
         self.encoder = new_encoder(settings, history_length)
         self.dropout = nn.Dropout(settings.dropout)
         self.means = nn.Linear((1 + len(self.half_lives)) * dim, dim, bias=False)
-        sizes = (*attribute_sizes, *(size - 1 for size in CONTEXT_SIZES))
-        self.facts = nn.ModuleList(nn.Embedding(size + 1, dim) for size in sizes)
+        self.facts = nn.ModuleList(nn.Embedding(size + 1, dim) for size in (*attribute_sizes, *context_sizes))
         for embedding in (self.types, self.gaps, self.waits, *self.facts):
             nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():  # the sum of the newest item and a short mean: a good guess to begin with
@@ -62,7 +65,7 @@ class UserTower(nn.Module):
 
         Newest first: history_vectors float [B, H, D], history_mask float [B, H], history_types int64 [B, H],
         history_ages int64 [B, H] in milliseconds before now. user_attributes: int64 [B, A].
-        context: int64 [B, 2].
+        context: int64 [B, C].
         """
         history = (history_vectors, history_mask, history_types, history_ages)
         return self._vectors(*history, user_attributes, context[:, None], only_newest=True)[:, 0]
@@ -78,7 +81,7 @@ class UserTower(nn.Module):
     ) -> Tensor:
         """Return float [B, H, D], unit length: at place i what `forward` gives when all events before it are cut off.
 
-        As `forward`, but for context: int64 [B, H, 2], of the moment after each event.
+        As `forward`, but for context: int64 [B, H, C], of the moment after each event.
         """
         history = (history_vectors, history_mask, history_types, history_ages)
         return self._vectors(*history, user_attributes, context, only_newest=False)
@@ -122,7 +125,7 @@ class UserTower(nn.Module):
         return torch.cat(means, dim=2)
 
     def _facts(self, attributes: Tensor, context: Tensor) -> Tensor:
-        """Return [B, Q, D]; attributes: int64 [B, A], context: int64 [B, Q, 2]."""
+        """Return [B, Q, D]; attributes: int64 [B, A], context: int64 [B, Q, C]."""
         codes = torch.cat([attributes[:, None].expand(-1, context.shape[1], -1), context], dim=2)
         if self.training:
             codes = codes * (torch.rand(codes.shape) >= self.attribute_dropout)
