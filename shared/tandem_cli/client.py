@@ -23,7 +23,7 @@ class NotAnswered(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What to ask. events: item ids, oldest first. now_ms: 0 for the server's clock."""
+    """What to ask. events: item ids, oldest first. context: of the request. now_ms: 0 for the server's clock."""
 
     user_id: str
     max_results: int
@@ -31,15 +31,15 @@ class Asking:
     events: Sequence[str] = ()
     placement: str = ""
     now_ms: int = 0
+    context: Mapping[str, str] = field(default_factory=dict)
 
     def request(self) -> ranking_pb2.RecommendRequest:
         """Return the request; titles are asked for, since people will read the list."""
         context = context_pb2.RequestContext(
             user_id=self.user_id,
             placement=self.placement,
-            user_attributes=[
-                attribute_pb2.Attribute(name=name, string_value=value) for name, value in self.attributes.items()
-            ],
+            user_attributes=_named(self.attributes),
+            context=_named(self.context),
             recent_events=[context_pb2.UserEvent(item_id=item_id) for item_id in self.events],
         )
         if self.now_ms:
@@ -47,6 +47,10 @@ class Asking:
             for place, event in enumerate(reversed(context.recent_events), start=1):
                 event.timestamp.FromMilliseconds(self.now_ms - 60_000 * place)
         return ranking_pb2.RecommendRequest(context=context, max_results=self.max_results, return_attributes=["title"])
+
+
+def _named(texts: Mapping[str, str]) -> list[attribute_pb2.Attribute]:
+    return [attribute_pb2.Attribute(name=name, string_value=value) for name, value in texts.items()]
 
 
 def ask(target: str, asking: Asking, timeout_s: float) -> ranking_pb2.RecommendResponse:

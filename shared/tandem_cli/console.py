@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -39,3 +39,11 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         fail(str(error))
+
+
+def named_texts(option: str, values: Sequence[str] | None) -> dict[str, str]:
+    """Return name -> text of an option that is written as name=value; fails naming the first that is not."""
+    pairs = [text.partition("=") for text in values or ()]
+    if bad := ["".join(pair) for pair in pairs if not (pair[0] and pair[1])]:
+        fail(f"{option} {bad[0]!r}: write it as name=value")
+    return {name: value for name, _, value in pairs}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tandem_cli.console import fail, out, user_errors
+from tandem_cli.console import fail, named_texts, out, user_errors
 
 
 class Part(enum.StrEnum):
@@ -63,6 +63,7 @@ def recommend(
     user: Annotated[str, typer.Option(help="User id; one nobody knows is fine.")] = "",
     k: Annotated[int, typer.Option("--k", help="Length of the list, 1 to 500.")] = 20,
     attribute: Annotated[list[str] | None, typer.Option(help="name=value, of the user; may be repeated.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="name=value, of the request, such as device=tv.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="Item id the user just turned to; may be repeated.")] = None,
     placement: str = "",
     target: Annotated[str, typer.Option(help="Address of the ranking service.")] = "127.0.0.1:50052",
@@ -74,10 +75,8 @@ def recommend(
 
     if not 1 <= k <= 500:
         fail(f"--k is {k}; a list has 1 to 500 items")
-    pairs = [text.partition("=") for text in attribute or ()]
-    if bad := [name for name, separator, _ in pairs if not (name and separator)]:
-        fail(f"--attribute {bad[0]!r}: write it as name=value")
-    asking = Asking(user, k, {name: value for name, _, value in pairs}, tuple(event or ()), placement)
+    profile, facts = named_texts("--attribute", attribute), named_texts("--context", context)
+    asking = Asking(user, k, profile, tuple(event or ()), placement, context=facts)
     with user_errors(NotAnswered):
         response = ask(target, asking, timeout)
     out.print(recommendation_table(response, f"user {user or '(nobody)'}"))

@@ -293,7 +293,7 @@ def golden_user(golden: Golden, schema: FeatureSchema) -> User:
         interacted=rows,
         attributes=golden.user_attributes,
         attribute_codes=schema.encode_attributes(golden.user_attributes),
-        context_codes=schema.encode_context(np.array([golden.now_ms], np.int64))[0],
+        context_codes=schema.encode_context(golden.now_ms, golden.context),
         segment_keys=schema.segment_keys(golden.user_attributes),
         now_ms=golden.now_ms,
     )

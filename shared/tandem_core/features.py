@@ -43,6 +43,7 @@ class FeatureSchema(BaseModel):
     event_types: tuple[EventType, ...]
     user_attributes: dict[str, tuple[str, ...]]  # name -> vocabulary; code 0 is "unknown", texts count from 1
     season: bool = False  # the month of a request is an input: where training events could tell season from trend
+    request_context: dict[str, tuple[str, ...]] = {}  # facts of a request, such as device: name -> vocabulary, as above
     segments: tuple[tuple[str, ...], ...]  # attribute names, most specific first
     item_codes: tuple[str, ...]  # catalogue columns the item tower embeds
     item_numbers: tuple[str, ...]  # catalogue columns the towers and the ranker read as numbers
@@ -52,10 +53,10 @@ class FeatureSchema(BaseModel):
     cold_item_events: int = Field(default=5, ge=0)  # fewer training events than this: the item is cold
 
     @model_serializer(mode="wrap")
-    def _without_an_unset_season(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As for `full_value`: a bundle that has no such input is the same as before there was one.
+    def _without_unset_inputs(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As for `full_value`: a schema that has no such input is the same as before there was one.
         fields: dict[str, Any] = serialize(self)
-        return {name: each for name, each in fields.items() if name != "season" or each}
+        return {name: each for name, each in fields.items() if name not in ("season", "request_context") or each}
 
     @cached_property
     def type_code(self) -> dict[str, int]:
@@ -79,11 +80,12 @@ class FeatureSchema(BaseModel):
         return np.array([np.inf, *(np.inf if d is None else d * 24 * MS_PER_HOUR for d in days)])
 
     @cached_property
-    def _attribute_codes(self) -> list[tuple[str, dict[str, int]]]:
-        return [
-            (name, {text: code for code, text in enumerate(vocabulary, start=1)})
-            for name, vocabulary in self.user_attributes.items()
-        ]
+    def _attribute_codes(self) -> _Codes:
+        return _codes_of(self.user_attributes)
+
+    @cached_property
+    def _context_codes(self) -> _Codes:
+        return _codes_of(self.request_context)
 
     def event_weights(self, types: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return float32 [n], what each event is worth: its type's weight, or of it the share value / full value.
@@ -97,14 +99,22 @@ class FeatureSchema(BaseModel):
 
     def encode_attributes(self, attributes: Mapping[str, str]) -> NDArray[np.int64]:
         """Return int64 [A], a code per declared attribute in the schema's order; 0 where unknown."""
-        return np.array([codes.get(attributes.get(name, ""), 0) for name, codes in self._attribute_codes], np.int64)
+        return _encoded(self._attribute_codes, attributes)
 
     @property
     def context_sizes(self) -> tuple[int, ...]:
         """How many codes each column of `encode_context` has, 0 ("unknown") left out."""
-        return (24, 7, 12) if self.season else (24, 7)
+        return (24, 7, *([12] if self.season else []), *(len(texts) for texts in self.request_context.values()))
 
-    def encode_context(self, now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    def encode_context(self, now_ms: int, context: Mapping[str, str]) -> NDArray[np.int64]:
+        """Return int64 [C], a request's circumstances: `encode_moments`, then a code per declared fact, 0 if unknown.
+
+        context: what the request says of itself; facts that are not declared are not read.
+        """
+        moment = self.encode_moments(np.array(now_ms, np.int64))
+        return np.concatenate([moment, _encoded(self._context_codes, context)]) if self.request_context else moment
+
+    def encode_moments(self, now_ms: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64 [..., 2 or 3]: hour of day 1..24, day of week 1..7 (Thursday is 1) and, where the season is an
         input, month of the year 1..12; all UTC.
         """
@@ -123,6 +133,17 @@ class FeatureSchema(BaseModel):
     def digest(self) -> str:
         """Return sha256 hex of the schema: two models with equal digests take equal inputs."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+_Codes = list[tuple[str, dict[str, int]]]  # name, and code by text
+
+
+def _codes_of(vocabularies: Mapping[str, Sequence[str]]) -> _Codes:
+    return [(name, {text: code for code, text in enumerate(texts, start=1)}) for name, texts in vocabularies.items()]
+
+
+def _encoded(codes: _Codes, texts: Mapping[str, str]) -> NDArray[np.int64]:
+    return np.array([code_of.get(texts.get(name, ""), 0) for name, code_of in codes], np.int64)
 
 
 def segment_key(names: Sequence[str], attributes: Mapping[str, str]) -> str:
@@ -198,7 +219,7 @@ def resolve_user(schema: FeatureSchema, catalog: Catalog, query: Query) -> User:
         interacted=interacted,
         attributes=known,
         attribute_codes=schema.encode_attributes(known),
-        context_codes=schema.encode_context(np.array([query.now_ms], np.int64))[0],
+        context_codes=schema.encode_context(query.now_ms, query.context),
         segment_keys=schema.segment_keys(known),
         now_ms=query.now_ms,
         query_text=query.query_text,

@@ -130,11 +130,12 @@ class RankerHead(_Part):
 class Golden(_Part):
     """A query whose answer is known: the loader asks it before the bundle may serve.
 
-    history: catalogue rows, newest first. expected: the user vector torch gave.
+    history: catalogue rows, newest first. context: facts of the request. expected: the user vector torch gave.
     """
 
     history: list[int]
     user_attributes: dict[str, str]
+    context: dict[str, str] = {}
     now_ms: int
     expected: list[float]
 

@@ -98,7 +98,8 @@ def tandem(*arguments: str) -> Any:
 
 
 def test_recommend_prints_the_list(served: Served, trained: Trained) -> None:
-    result = tandem("recommend", "--target", served.target, "--k", "7", "--attribute", "country=DE", "--event", "i007")
+    known = ["--attribute", "country=DE", "--context", "device=tv", "--event", "i007"]
+    result = tandem("recommend", "--target", served.target, "--k", "7", *known)
     assert result.exit_code == 0, result.output
     assert "user (nobody)" in result.stdout
     assert "few events" in result.stdout
@@ -114,6 +115,7 @@ def test_recommend_prints_the_list(served: Served, trained: Trained) -> None:
         (["--k", "-3"], "--k is -3"),
         (["--k", "501"], "--k is 501"),
         (["--attribute", "country"], "write it as name=value"),
+        (["--context", "=tv"], "write it as name=value"),
         (["--placement", "nowhere"], "no placement 'nowhere'"),
         (["--event", ""], "context.recent_events[0].item_id"),
         (["--target", "127.0.0.1:1", "--timeout", "2"], "127.0.0.1:1 answered UNAVAILABLE"),

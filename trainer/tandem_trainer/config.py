@@ -65,6 +65,8 @@ class FeatureSettings(Settings):
     content_half_life: float = Field(default=5.0, gt=0)  # in events, of the profile that content neighbours are near to
     fresh_days: float = Field(default=30.0, gt=0)  # items younger than this are what the source "fresh" finds
     season: bool = True  # the month is an input where each was seen in two years; where not, it never is
+    # Of each fact of requests (such as device) that events have a column of; rarer ones are read as unknown.
+    most_context_values: int = Field(default=100, ge=1)
     most_codes: int = Field(default=8, ge=1)  # categories of an item beyond these are left out of its columns
     cold_user_events: int = Field(default=5, ge=0)  # users with fewer events are cold
     cold_item_events: int = Field(default=5, ge=0)  # items with fewer training events are cold

@@ -152,6 +152,7 @@ def queries_of_test(
         dataset.users,
         list(bundle.schema.user_attributes),
         bundle.catalog,
+        context=list(bundle.schema.request_context),
         max_results=LONGEST,
         most_users=most_users,
         seed=seed,

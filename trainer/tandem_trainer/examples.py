@@ -8,7 +8,7 @@ predicts each of its events, which is what makes training on long histories affo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ class Examples:
     rows, types: int32 [P]. timestamps: int64 [P]. weights: float32 [P], above 0. starts: int64 [P], place of the first
     event of the same user.
     users: int32 [P]. targets: int64 [T], places of the events to predict; their histories are the places before.
-    attributes: int64 [U, A].
+    attributes: int64 [U, A]. facts: int64 [P, F], codes of the request context that each event happened in.
     """
 
     schema: FeatureSchema
@@ -82,6 +82,7 @@ class Examples:
     users: NDArray[np.int32]
     targets: NDArray[np.int64]
     attributes: NDArray[np.int64]
+    facts: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -104,7 +105,7 @@ class Examples:
             history_types=np.where(mask, self.types[history], 0).astype(np.int64),
             history_ages=np.where(mask, ages, 0),
             user_attributes=self.attributes[self.users[places]],
-            context=self.schema.encode_context(self.timestamps[places]),
+            context=self._context(places),
             target_rows=self.rows[places].astype(np.int64),
             weights=self.weights[places],
         )
@@ -141,11 +142,18 @@ class Examples:
             history_types=np.where(known, self.types[history], 0).astype(np.int64),
             history_ages=np.where(known, now - self.timestamps[history], 0),
             user_attributes=self.attributes[self.users[oldest[:, 0]]],
-            context=self.schema.encode_context(self.timestamps[targets]),
+            context=self._context(targets),
             target_rows=np.where(inside, self.rows[targets], -1).astype(np.int64),
             weights=np.where(inside, self.weights[targets], 0).astype(np.float32),
             users=self.users[oldest[:, 0]].astype(np.int64),
         )
+
+    def _context(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return int64 [..., C] as `FeatureSchema.encode_context` gives for requests just before the events at places.
+
+        An event's device is that of the request it answered, which says so itself: no more than serving knows.
+        """
+        return np.concatenate([self.schema.encode_moments(self.timestamps[places]), self.facts[places]], axis=-1)
 
     def seen_pairs(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return all that users had chosen before their targets, however long ago.
@@ -168,10 +176,11 @@ def make_examples(
 ) -> Examples:
     """Return an example per positive event, each user's first one too (with an empty history).
 
-    events: user_id, item_id, timestamp (ms), event_type, in a stable sort by timestamp; value where it matters. Events
-    of unknown items are left out; events of weight 0 or less are neither targets nor history. users: user_id and
-    attributes; users and values it lacks are unknown. is_target: bool [len(events)], which events to predict (all:
-    None): for validation give train and validation events, and mark the latter.
+    events: user_id, item_id, timestamp (ms), event_type, in a stable sort by timestamp; value where it matters, and
+    columns of the request context, unknown where not there. Events of unknown items are left out; events of weight 0 or
+    less are neither targets nor history. users: user_id and attributes; users and values it lacks are unknown.
+    is_target: bool [len(events)], which events to predict (all: None): for validation give train and validation events,
+    and mark the latter.
     """
     rows = _codes(events["item_id"], catalog.item_ids)
     types = _codes(events["event_type"], [t.name for t in schema.event_types]) + 1
@@ -196,6 +205,7 @@ def make_examples(
         users=user_of[order].astype(np.int32),
         targets=np.flatnonzero(wanted),
         attributes=_attribute_codes(schema, users, names),
+        facts=_vocabulary_codes(events, schema.request_context)[positive][order],
     )
 
 
@@ -207,11 +217,16 @@ def event_values(events: pd.DataFrame) -> NDArray[np.float32]:
 def _attribute_codes(schema: FeatureSchema, users: pd.DataFrame, names: NDArray[np.str_]) -> NDArray[np.int64]:
     """Return int64 [U, A] as `FeatureSchema.encode_attributes` gives for each user; 0 where unknown."""
     table = users.drop_duplicates("user_id", keep="last").set_index("user_id").reindex(names)
+    return _vocabulary_codes(table, schema.user_attributes)
+
+
+def _vocabulary_codes(table: pd.DataFrame, vocabularies: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+    """Return int64 [len(table), V], a code per vocabulary from the column of its name; 0 where unknown."""
     columns = [
-        _codes(table[name], vocabulary).astype(np.int64) + 1 if name in table else np.zeros(len(names), np.int64)
-        for name, vocabulary in schema.user_attributes.items()
+        _codes(table[name], vocabulary).astype(np.int64) + 1 if name in table else np.zeros(len(table), np.int64)
+        for name, vocabulary in vocabularies.items()
     ]
-    return np.stack(columns, axis=1) if columns else np.empty((len(names), 0), np.int64)
+    return np.stack(columns, axis=1) if columns else np.empty((len(table), 0), np.int64)
 
 
 def _codes(values: pd.Series[str], vocabulary: Sequence[str]) -> NDArray[np.int32]:

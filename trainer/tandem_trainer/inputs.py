@@ -81,6 +81,7 @@ def validation_queries(
         dataset.users,
         list(schema.user_attributes),
         catalog,
+        context=list(schema.request_context),
         max_results=config.ranker_data.candidates,
         most_users=most,
         moments=moments,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,7 @@ def make_queries(
     attributes: Sequence[str],
     catalog: Catalog,
     *,
+    context: Sequence[str] = (),
     max_results: int,
     most_users: int | None = None,
     moments: int = 1,
@@ -49,7 +50,8 @@ def make_queries(
 
     before, after: events (user_id, item_id, timestamp in ms, event_type, value), each in a stable sort by timestamp.
     The history is what `before` holds of the user; it may hold later events only where the split is not by time.
-    attributes: user columns to send. most_users: a seeded sample of that many. moments: so many queries per user (one
+    attributes: user columns to send. context: event columns to send, as the first event that is asked for has them: a
+    request knows its own device. most_users: a seeded sample of that many. moments: so many queries per user (one
     per event where there are fewer), spread over its events of `after`, those before each being history by then.
     """
     names = np.unique(after["user_id"].to_numpy(dtype=str))
@@ -57,6 +59,7 @@ def make_queries(
         names = np.sort(np.random.default_rng(seed).choice(names, most_users, replace=False))
     truth, past = _by_user(after, names), _by_user(before, names)
     profiles = _profiles(users, attributes, names)
+    contexts = _contexts(after, context, names)
     queries, relevant, history, outcomes = [], [], [], []
     for i, name in enumerate(names):
         for start in np.unique(np.arange(moments) * len(truth[i]) // moments):
@@ -72,6 +75,7 @@ def make_queries(
                     max_results=max_results,
                     events=events,
                     attributes=profiles[i],
+                    context=contexts[i][start] if context else {},
                 )
             )
     sizes = np.array([len(query.events) for query in queries], np.int64)
@@ -99,12 +103,23 @@ def _by_user(events: pd.DataFrame, names: np.ndarray) -> list[UserEvents]:
     ]
 
 
+def _contexts(events: pd.DataFrame, context: Sequence[str], names: np.ndarray) -> list[list[dict[str, str]]]:
+    """Return what is known of the context of each name's events, in their order."""
+    found: list[list[dict[str, str]]] = [[] for _ in names]
+    owners = pd.Index(names).get_indexer(pd.Index(events["user_id"]))
+    for owner, values in zip(owners, events[list(context)].itertuples(index=False), strict=True):
+        if owner >= 0:
+            found[owner].append(_texts(context, values))
+    return found
+
+
 def _profiles(users: pd.DataFrame, attributes: Sequence[str], names: np.ndarray) -> list[dict[str, str]]:
     table = users.set_index("user_id").reindex(names)[list(attributes)]
-    return [
-        {name: value for name, value in zip(attributes, row, strict=True) if isinstance(value, str)}
-        for row in table.itertuples(index=False)
-    ]
+    return [_texts(attributes, row) for row in table.itertuples(index=False)]
+
+
+def _texts(names: Sequence[str], values: Iterable[object]) -> dict[str, str]:
+    return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, str)}
 
 
 def _ragged(rows: Sequence[np.ndarray]) -> Relevant:

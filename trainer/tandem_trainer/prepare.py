@@ -42,9 +42,9 @@ def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Cat
 
 
 def build_schema(dataset: Dataset, train: pd.DataFrame, catalog: Catalog, config: TrainConfig) -> FeatureSchema:
-    """Return what the towers and the ranker will read; vocabularies are those of the tables, in order of text.
+    """Return what the towers and the ranker will read; users' vocabularies are those of the tables, in order of text.
 
-    train: the training events, which decide whether the season can be read.
+    train: the training events, which decide whether the season can be read and which contexts are known.
     """
     attributes = {
         name: tuple(sorted({value for value in dataset.users[name] if isinstance(value, str)}))
@@ -53,6 +53,7 @@ def build_schema(dataset: Dataset, train: pd.DataFrame, catalog: Catalog, config
     return FeatureSchema(
         event_types=config.event_types,
         user_attributes=attributes,
+        request_context=_context_vocabularies(train, dataset.schema.event_context, config.features.most_context_values),
         season=config.features.season and shows_season(train["timestamp"].to_numpy(dtype=np.int64)),
         segments=dataset.schema.segments,
         item_codes=tuple(catalog.codes),
@@ -62,6 +63,17 @@ def build_schema(dataset: Dataset, train: pd.DataFrame, catalog: Catalog, config
         cold_user_events=config.features.cold_user_events,
         cold_item_events=config.features.cold_item_events,
     )
+
+
+def _context_vocabularies(train: pd.DataFrame, names: Sequence[str], most: int) -> dict[str, tuple[str, ...]]:
+    """Return the most frequent texts of each column, by falling frequency and then by text; without any, no column."""
+    found = {}
+    for name in names:
+        counts = train[name].value_counts().rename_axis("text").reset_index(name="n")
+        known = counts.sort_values(["n", "text"], ascending=[False, True])["text"]
+        if len(known):  # a column without a single value would be an input that says nothing
+            found[name] = tuple(known[:most].tolist())
+    return found
 
 
 def item_rows(catalog: Catalog, events: pd.DataFrame) -> NDArray[np.int64]:

@@ -342,9 +342,13 @@ class TrainingRun:
         """Return a user with a long history, one with a short one, and one with none; expected is still empty."""
         popular = np.argsort(-self.catalog.event_counts, kind="stable")[: self.schema.history_length].tolist()
         profile = {name: vocabulary[0] for name, vocabulary in self.schema.user_attributes.items() if vocabulary}
+        context = {name: vocabulary[0] for name, vocabulary in self.schema.request_context.items()}
         last = int(self._events["timestamp"].max())
         histories = [popular, popular[:2], []][:GOLDENS]
-        return [Golden(history=history, user_attributes=profile, now_ms=last, expected=[]) for history in histories]
+        return [
+            Golden(history=history, user_attributes=profile, context=context, now_ms=last, expected=[])
+            for history in histories
+        ]
 
     def _answered(self, inputs: dict[str, NDArray[Any]]) -> list[Golden]:
         vectors = self._run_user_tower(inputs)

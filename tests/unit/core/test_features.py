@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ MakeQuery = Callable[..., Query]
 
 def test_context_is_hour_and_weekday_in_utc_counted_from_1(schema: FeatureSchema, now_ms: int) -> None:
     thursday_midnight = 0  # 1 January 1970
-    got = schema.encode_context(np.array([thursday_midnight, now_ms, DAY - 1, 6 * DAY], np.int64))
+    got = schema.encode_moments(np.array([thursday_midnight, now_ms, DAY - 1, 6 * DAY], np.int64))
     # 14 November 2023, 22:13 was a Tuesday: the sixth day from Thursday.
     assert got.tolist() == [[1, 1], [23, 6], [24, 1], [1, 7]]
     assert schema.context_sizes == (24, 7)
@@ -38,17 +39,36 @@ def test_where_the_season_is_an_input_the_month_in_utc_stands_beside_hour_and_we
 ) -> None:
     seasonal = schema.model_copy(update={"season": True})
     leap_day = 1_709_251_199_999  # the last moment of 29 February 2024, a Thursday
-    got = seasonal.encode_context(np.array([[0, now_ms], [leap_day, leap_day + 1]], np.int64))
+    got = seasonal.encode_moments(np.array([[0, now_ms], [leap_day, leap_day + 1]], np.int64))
     assert got.tolist() == [[[1, 1, 1], [23, 6, 11]], [[24, 1, 2], [1, 2, 3]]]
     assert seasonal.context_sizes == (24, 7, 12)
     assert resolve_user(seasonal, catalog, make_query()).context_codes.tolist() == [23, 6, 11]
 
 
-def test_a_schema_without_the_season_is_written_as_before_it_could_be_an_input(schema: FeatureSchema) -> None:
-    assert "season" not in schema.model_dump_json()
-    seasonal = schema.model_copy(update={"season": True})
-    assert seasonal.digest() != schema.digest()
-    assert FeatureSchema.model_validate_json(seasonal.model_dump_json()) == seasonal
+def test_declared_facts_of_a_request_stand_behind_its_moment_and_0_is_unknown(
+    schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, item_vectors: np.ndarray
+) -> None:
+    facts = schema.model_copy(update={"request_context": {"device": ("phone", "tv"), "app": ("web",)}})
+    asked: list[dict[str, str]] = [
+        {"device": "tv", "app": "web", "weather": "rain"}, {"device": "phone"}, {"device": "fridge"}, {}
+    ]  # fmt: skip
+    users = [resolve_user(facts, catalog, make_query(context=context)) for context in asked]
+    codes = user_tower_inputs(facts, users, item_vectors)["context"]
+    assert codes.tolist() == [[23, 6, 2, 1], [23, 6, 1, 0], [23, 6, 0, 0], [23, 6, 0, 0]]
+    assert facts.context_sizes == (24, 7, 2, 1)
+    # What is said of the user is not said of the request.
+    assert resolve_user(facts, catalog, make_query(attributes={"device": "tv"})).context_codes.tolist() == [23, 6, 0, 0]
+
+
+@pytest.mark.parametrize("changes", [{"season": True}, {"request_context": {"device": ("phone",)}}])
+def test_a_schema_without_an_input_is_written_as_before_there_was_such_a_one(
+    schema: FeatureSchema, changes: dict[str, Any]
+) -> None:
+    (name,) = changes
+    assert name not in schema.model_dump_json()
+    with_it = schema.model_copy(update=changes)
+    assert with_it.digest() != schema.digest()
+    assert FeatureSchema.model_validate_json(with_it.model_dump_json()) == with_it
 
 
 def test_attributes_are_coded_by_the_vocabulary_and_0_is_unknown(schema: FeatureSchema) -> None:

@@ -178,6 +178,38 @@ def test_vectors_numbers_gaps_and_odd_names_come_back_from_disk(tmp_path: Path) 
     assert_same(load_dataset("tables", tmp_path), data)
 
 
+def test_facts_of_requests_are_text_columns_of_events_that_a_mapping_names(tmp_path: Path) -> None:
+    rows = ["u,7,1,view,phone,2,x", "u,8,2,view,,,x", "u,8,2,view,tv,,x", "u,8,2,view,tv,,y"]
+    (tmp_path / "events.csv").write_text(
+        "\n".join(["user_id,item_id,timestamp,event_type,device,version,other", *rows])
+    )
+    (tmp_path / "columns.toml").write_text('[events]\ncontext = ["device", "version"]\n')
+    data = load_dataset("tables", tmp_path)
+    assert data.schema.event_context == ("device", "version")
+    # The same event on another device is another event; what is not named is not kept.
+    assert data.events["device"].tolist() == ["phone", None, "tv"]
+    assert data.events["version"].tolist() == ["2", None, None]
+    assert "other" not in data.events
+    write_tables(data, tmp_path / "out")
+    assert_same(load_dataset("tables", tmp_path / "out"), data)
+
+
+@pytest.mark.parametrize(
+    ("context", "problem"),
+    [
+        ('["devise"]', "events.csv: column 'devise' is missing"),
+        ('["value"]', "column 'value' is declared twice"),
+        ('["device", "device"]', "column 'device' is declared twice"),
+        ('"device"', "events.context must be of type list"),
+    ],
+)
+def test_facts_that_events_can_not_have_are_refused(tmp_path: Path, context: str, problem: str) -> None:
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp,event_type,value,device\nu,7,1,view,1,phone\n")
+    (tmp_path / "columns.toml").write_text(f"[events]\ncontext = {context}\n")
+    with pytest.raises(DataError, match=problem):
+        load_dataset("tables", tmp_path)
+
+
 def test_what_users_wrote_is_joined_from_the_columns_a_mapping_names(tmp_path: Path) -> None:
     rows = ["u,7,1,rating,Fine,Works.", "u,8,2,rating,,Too small.", "v,7,3,rating,,"]
     (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp,event_type,head,body", *rows]))

@@ -32,6 +32,21 @@ def test_a_query_is_asked_when_its_first_held_out_event_happened_and_knows_only_
     assert offline.history_sizes.tolist() == [2]
 
 
+def test_a_query_says_of_itself_what_the_event_that_follows_says_of_its_request(bundle: Bundle) -> None:
+    first, second, third = bundle.catalog.item_ids[:3]
+    after = events(("u", first, 50), ("v", second, 55), ("u", third, 60))
+    after = after.assign(device=["tv", None, "phone"], app="web")
+    users = pd.DataFrame({"user_id": ["u", "v"]})
+    told = [
+        make_queries(after[:0], after, users, [], bundle.catalog, context=names, max_results=5, moments=2).queries
+        for names in (["device", "app"], [])
+    ]
+    assert [query.context for query in told[0]] == [
+        {"device": "tv", "app": "web"}, {"device": "phone", "app": "web"}, {"app": "web"}
+    ]  # fmt: skip
+    assert [query.context for query in told[1]] == [{}] * 3
+
+
 def test_a_sample_of_users_is_seeded(bundle: Bundle) -> None:
     after = events(*((f"u{i}", bundle.catalog.item_ids[i % 50], i) for i in range(100)))
     users = pd.DataFrame({"user_id": sorted(set(after["user_id"]))})

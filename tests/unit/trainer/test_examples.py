@@ -21,6 +21,8 @@ WATCHED = FeatureSchema.model_validate(
     SCHEMA.model_dump()
     | {"event_types": [SCHEMA.event_types[0].model_copy(update={"full_value": 0.9}), *SCHEMA.event_types[1:]]}
 )
+SEASONAL = SCHEMA.model_copy(update={"season": True})
+ON_DEVICES = SEASONAL.model_copy(update={"request_context": {"device": ("tv", "phone")}})
 USERS = pd.DataFrame({"user_id": ["u0", "u1", "u2"], "age": ["18", "99", None], "gender": ["M", None, "F"]})
 
 
@@ -45,11 +47,26 @@ def watched_events() -> pd.DataFrame:
     return events.assign(value=shares)
 
 
+def events_on_devices() -> pd.DataFrame:
+    """The same, some of them on a device, now and then one that nobody declared."""
+    devices = np.random.default_rng(4).choice(np.array(["phone", "tv", "fridge", None], object), 120)
+    return some_events().assign(device=devices)
+
+
 def is_positive(events: pd.DataFrame) -> pd.Series:
     return (events["event_type"] != "dislike") & events["item_id"].isin(CATALOG.item_ids)
 
 
-@pytest.mark.parametrize(("schema", "events"), [(SCHEMA, some_events()), (WATCHED, watched_events())])
+@pytest.mark.parametrize(
+    ("schema", "events"),
+    [
+        (SCHEMA, some_events()),
+        (WATCHED, watched_events()),
+        (SEASONAL, some_events()),
+        (ON_DEVICES, events_on_devices()),
+        (ON_DEVICES, some_events()),
+    ],
+)
 def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_moment(
     schema: FeatureSchema, events: pd.DataFrame
 ) -> None:
@@ -68,8 +85,14 @@ def test_training_inputs_equal_what_serving_computes_for_the_same_user_at_that_m
                 list(past["item_id"]), past["timestamp"].to_numpy(), list(past["event_type"]), past["value"].to_numpy()
             )
             now = int(own["timestamp"].iloc[i])
+            device = own["device"].iloc[i] if "device" in own else None
             query = Query(
-                request_id="r", now_ms=now, max_results=1, events=before, attributes=attributes.get(user_id, {})
+                request_id="r",
+                now_ms=now,
+                max_results=1,
+                events=before,
+                attributes=attributes.get(user_id, {}),
+                context={} if device is None else {"device": device},
             )
             users.append(resolve_user(schema, CATALOG, query))
             targets.append(CATALOG.row_of[own["item_id"].iloc[i]])
@@ -143,7 +166,7 @@ def test_any_selection_of_examples_gives_the_same_rows_as_the_whole() -> None:
 
 
 def test_a_stretch_holds_what_each_of_its_events_sees_alone() -> None:
-    examples = make_examples(some_events(), CATALOG, SCHEMA, USERS)
+    examples = make_examples(events_on_devices(), CATALOG, ON_DEVICES, USERS)
     stretches = examples.stretches(np.random.default_rng(0))
     whole = examples.sequences(stretches)
     assert (whole.weights > 0).sum() == len(examples)

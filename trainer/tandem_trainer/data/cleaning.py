@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ class Rules:
 
 def clean_events(events: pd.DataFrame, schema: TableSchema, rules: Rules) -> pd.DataFrame:
     """The events columns, sorted by time; DataError when a column is missing or no event is left."""
-    kept = [*EVENT_COLUMNS, EVENT_TEXT] if schema.event_text else [*EVENT_COLUMNS]
+    kept = [*EVENT_COLUMNS, *([EVENT_TEXT] if schema.event_text else []), *schema.event_context]
     ledger = rules.ledger
     source = ledger.sources["events"]
     require_columns(events, [*EVENT_COLUMNS[:4], *kept[len(EVENT_COLUMNS) :]], source)
@@ -42,10 +43,11 @@ def clean_events(events: pd.DataFrame, schema: TableSchema, rules: Rules) -> pd.
     events = events.assign(event_type=kinds, value=_values(events, ledger))
     if schema.event_text:
         events = events.assign(**{EVENT_TEXT: columns.as_text(events[EVENT_TEXT])})
+    events = events.assign(**{name: columns.as_optional(events[name]) for name in schema.event_context})
     unnamed = (kinds == "").to_numpy(dtype=bool)
     events = ledger.drop("events", "missing event type", events, unnamed, ["user_id", "item_id"])
     events = events[kept].sort_values("timestamp", kind="stable")
-    events = ledger.drop("events", "exact duplicate", events, _repeated(events), EVENT_COLUMNS)
+    events = ledger.drop("events", "exact duplicate", events, _repeated(events, schema.event_context), EVENT_COLUMNS)
     if events.empty:
         reasons = "; ".join(f"{f.count} x {f.reason}, first {f.examples[0]}" for f in ledger.findings if f.examples)
         raise DataError(f"{source}: no usable event is left: {reasons}")
@@ -93,9 +95,9 @@ def _values(events: pd.DataFrame, ledger: Ledger) -> npt.NDArray[np.float32]:
     return numbers.astype(np.float32)
 
 
-def _repeated(events: pd.DataFrame) -> Mask:
+def _repeated(events: pd.DataFrame, context: Sequence[str]) -> Mask:
     """Mask of rows equal to an earlier one; on codes, because strings are several times slower."""
-    texts = [name for name in ("user_id", "item_id", "event_type", EVENT_TEXT) if name in events.columns]
+    texts = [name for name in ("user_id", "item_id", "event_type", EVENT_TEXT, *context) if name in events.columns]
     keys = {name: pd.factorize(events[name])[0] for name in texts}
     keys |= {"timestamp": events["timestamp"].to_numpy(), "value": events["value"].to_numpy()}
     return pd.DataFrame(keys).duplicated().to_numpy(dtype=bool)

@@ -15,7 +15,7 @@ from tandem_trainer.data.tables import EVENT_COLUMNS, ITEM_COLUMNS, TableSchema
 FILE_NAME = "columns.toml"
 TIME_UNITS = ("s", "ms", "iso", "none")
 _TABLES: dict[str, dict[str, type]] = {
-    "events": {"file": str, "columns": dict, "default_event_type": str, "text": list},
+    "events": {"file": str, "columns": dict, "default_event_type": str, "text": list, "context": list},
     "items": {
         "file": str,
         "columns": dict,
@@ -110,6 +110,7 @@ def read_mapping(path: Path) -> Mapping:
                 _names({"segments": segment}, "segments", path) for segment in tables["users"].get("segments", [])
             ),
             event_text=bool(tables["events"].get("text")),
+            event_context=_names(tables["events"], "context", path),
         ),
     )
 
@@ -140,7 +141,10 @@ def mapping_toml(name: str, schema: TableSchema) -> str:
             f"name = {text(name)}",
             'time_unit = "ms"',
             "",
-            *(["[events]", f"text = {text([EVENT_TEXT])}", ""] if schema.event_text else []),
+            "[events]",
+            *([f"text = {text([EVENT_TEXT])}"] if schema.event_text else []),
+            f"context = {text(list(schema.event_context))}",
+            "",
             "[items]",
             f"numeric = {text(list(schema.item_numeric))}",
             f"categorical = {text(list(schema.item_categorical))}",

@@ -28,10 +28,12 @@ class TableSchema:
     user_attributes: tuple[str, ...] = ()
     segments: tuple[tuple[str, ...], ...] = ()  # for segment popularity, most specific first
     event_text: bool = False  # events have a column `text`: what the user wrote, such as a review
+    event_context: tuple[str, ...] = ()  # columns of events: facts of the request they answered, such as the device
 
     def __post_init__(self) -> None:
         extra = (*ITEM_COLUMNS, *self.item_numeric, *self.item_categorical, *self.item_vector)
-        for names in (extra, ("user_id", *self.user_attributes)):
+        events = (*EVENT_COLUMNS, EVENT_TEXT, *self.event_context)
+        for names in (events, extra, ("user_id", *self.user_attributes)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise DataError(f"column {twice[0]!r} is declared twice; declare it once")

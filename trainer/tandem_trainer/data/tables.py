@@ -46,7 +46,7 @@ class Dataset:
 
     events: user_id (str), item_id (str), timestamp (int64, UNIX ms), event_type (str), value (float32, NaN =
     none), in a stable sort by timestamp with the order of the file for ties; then, where schema.event_text, text (str,
-    "" = none).
+    "" = none), and the schema's context columns (str or None).
     items: item_id, title (str, "" = none), text (str, "" = none), categories (list[str]), creator (str or
     None), created_at (Int64, UNIX ms, null = unknown), price (float64, NaN = unknown), then the schema's
     numeric (float64), categorical (str or None) and vector (float32 array or None) columns. Each item of the

@@ -251,7 +251,7 @@ class _World:
             interacted=np.empty(0, np.int32),
             attributes=known,
             attribute_codes=self.schema.encode_attributes(known),
-            context_codes=self.schema.encode_context(np.zeros(1, np.int64))[0],
+            context_codes=self.schema.encode_context(0, {}),
             segment_keys=self.schema.segment_keys(known),
             now_ms=0,
         )
