@@ -38,8 +38,8 @@ class Asking:
         context = context_pb2.RequestContext(
             user_id=self.user_id,
             placement=self.placement,
-            user_attributes=_named(self.attributes),
-            context=_named(self.context),
+            user_attributes=attributes_of(self.attributes),
+            context=attributes_of(self.context),
             recent_events=[context_pb2.UserEvent(item_id=item_id) for item_id in self.events],
         )
         if self.now_ms:
@@ -49,7 +49,7 @@ class Asking:
         return ranking_pb2.RecommendRequest(context=context, max_results=self.max_results, return_attributes=["title"])
 
 
-def _named(texts: Mapping[str, str]) -> list[attribute_pb2.Attribute]:
+def attributes_of(texts: Mapping[str, str]) -> list[attribute_pb2.Attribute]:
     return [attribute_pb2.Attribute(name=name, string_value=value) for name, value in texts.items()]
 
 

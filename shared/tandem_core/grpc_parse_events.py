@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tandem.events.v1 import events_pb2
 from tandem_core.errors import FieldViolation, InvalidRequest
-from tandem_core.grpc_parse import LONGEST_ID, LONGEST_NAME, Checks
+from tandem_core.grpc_parse import LONGEST_ID, LONGEST_NAME, Checks, parse_attributes
 from tandem_core.stores.base import StoredEvent
 
 MOST_EVENTS = 1000
@@ -41,6 +41,7 @@ def _event(event: events_pb2.Event, field: str, clock_ms: int) -> StoredEvent | 
     checks.text(event.session_id, LONGEST_ID, f"{field}.session_id")
     checks.that(event.position >= 0, f"{field}.position", f"is {event.position}; 1 is the top, 0 means unknown")
     checks.value(event.value, f"{field}.value")
+    context = parse_attributes(checks, event.context, f"{field}.context")
     time_ms = _time(checks, event, f"{field}.timestamp", clock_ms)
     if checks.violations:
         return checks.violations[0]
@@ -54,6 +55,7 @@ def _event(event: events_pb2.Event, field: str, clock_ms: int) -> StoredEvent | 
         event.decision_id,
         event.position,
         event.session_id,
+        context,
     )
 
 

@@ -120,6 +120,7 @@ def _wrong(event: events_pb2.Event, field: str) -> list[Violation]:
         *limits.text(f"{field}.decision_id", event.decision_id, 128),
         *limits.text(f"{field}.session_id", event.session_id, 256),
         *limits.event_value(f"{field}.value", event.value),
+        *limits.attributes(f"{field}.context", event.context),
     ]
     if event.HasField("timestamp"):
         wrong += limits.time(f"{field}.timestamp", event.timestamp)

@@ -51,7 +51,8 @@ def write(stub: Any, *events: events_pb2.Event) -> list[int]:
 
 
 def test_what_is_acknowledged_is_in_the_store_with_all_its_fields(stub: Any, store: SqliteStore) -> None:
-    full = event(insert_id="x", timestamp={"seconds": 1000}, value=2.5, decision_id="d", position=3, session_id="visit")
+    full = event(insert_id="x", timestamp={"seconds": 1000}, value=2.5, decision_id="d", position=3, session_id="visit",
+                 context=[{"name": "device", "string_value": "tv"}, {"name": "big", "bool_value": True}])  # fmt: skip
     before = time.time_ns() // 1_000_000
     assert write(stub, full, event(item_id="i2"), event(item_id="i3", event_type="impression")) == [STORED] * 3
     known = store.read("ann")
@@ -60,7 +61,7 @@ def test_what_is_acknowledged_is_in_the_store_with_all_its_fields(stub: Any, sto
     assert known.events.timestamps[1] >= before
     assert list(known.shown.item_ids) == ["i3"]
     ((first, *_),) = store.log(0, 10)
-    assert tuple(first)[1:] == ("ann", "i1", 1_000_000, "click", 2.5, "d", 3, "visit")
+    assert tuple(first)[1:] == ("ann", "i1", 1_000_000, "click", 2.5, "d", 3, "visit", {"device": "tv", "big": "true"})
 
 
 def test_an_event_that_is_wrong_is_not_stored_and_the_others_are(stub: Any, store: SqliteStore) -> None:

@@ -142,6 +142,10 @@ WRONG_EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("decision_id", {"decision_id": "d" * 129}),
     ("position", {"position": -1}),
     ("session_id", {"session_id": "s" * 257}),
+    ("context", {"context": [{"name": "n", "string_value": ""}] * 65}),
+    ("context[0].name", {"context": [{"string_value": "tv"}]}),
+    ("context[1].value", {"context": [{"name": "device", "string_value": "tv"}, {"name": "app"}]}),
+    ("context[0].string_value", {"context": [{"name": "device", "string_value": "v" * 257}]}),
 ]
 
 
@@ -162,6 +166,7 @@ def test_the_longest_allowed_are_taken(events: Any) -> None:
         event_type="t" * 64,
         decision_id="d" * 128,
         session_id="s" * 256,
+        context=[{"name": "n" * 64, "string_value": "v" * 256}] * 64,
         timestamp={"seconds": NOW_S + DAY_S - 3600},
     )
     assert write(events, longest, event(timestamp={"seconds": 0})) == [STORED, STORED]

@@ -260,20 +260,33 @@ def test_a_user_writes_is_exported_and_forgotten_from_the_command_line(launch: A
         return str(result.output)
 
     to = ["--target", writer.target]
-    arguments = ["write-event", "--user", "ann", "--item", "i1", "--type", "buy", "--insert-id", "x", *to]
+    arguments = [
+        "write-event",
+        "--user",
+        "ann",
+        "--item",
+        "i1",
+        "--type",
+        "buy",
+        "--insert-id",
+        "x",
+        "--context",
+        "device=tv",
+        *to,
+    ]
     assert tandem(*arguments) == "stored\n"
     assert tandem(*arguments) == "stored before under this insert_id\n"
     refused = CliRunner().invoke(app, ["write-event", "--user", "ann", "--item", "", *to])
     assert refused.exit_code == 2
     assert "item_id: is required" in refused.output
-    whole = tmp_path / "events.parquet"
-    assert "2 events" in tandem("export-events", "--store", store, "--out", str(whole / "1.parquet"))
+    whole, named = tmp_path / "events.parquet", ["--context", "device"]
+    assert "2 events" in tandem("export-events", "--store", store, "--out", str(whole / "1.parquet"), *named)
     last = tandem("export-events", "--store", store, "--out", str(whole / "none.parquet"), "--after", "3")
     assert "0 events (no file written); next time: --after 3" in last
     assert "ann" not in (receipt := tandem("forget-user", "--user", "ann", *to))
     assert "1 events, 0 impressions, 0 decisions, no attributes deleted" in receipt
     write(writer, event("ann", "i5"), event("eve", "i6"))
-    more = tandem("export-events", "--store", store, "--out", str(whole / "2.parquet"), "--after", "3")
+    more = tandem("export-events", "--store", store, "--out", str(whole / "2.parquet"), "--after", "3", *named)
     assert "1 events" in more
     assert "1 of forgotten users left out" in more
     lines = [json.loads(line) for line in writer.text.splitlines() if line.startswith("{")]
@@ -283,6 +296,7 @@ def test_a_user_writes_is_exported_and_forgotten_from_the_command_line(launch: A
     table = read_table(whole)
     assert table["user_id"].tolist() == ["bob", "ann", "eve"]
     assert table["value"].fillna(-1).tolist() == [2.5, -1.0, -1.0]
+    assert table["device"].fillna("none").tolist() == ["none", "tv", "none"]
     assert {path.name for path in whole.iterdir()} == {"1.parquet", "2.parquet"}
     with closing(open_store(store)) as opened:
         assert opened.forgotten_among(["ann", "bob"]) == {"ann"}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tandem_core.stores.base import Outcome, StoredEvent, UserStore
+from tandem_trainer.data.schema import EVENT_COLUMNS, EVENT_TEXT
 
 
 def store_events(store: UserStore, events: pd.DataFrame) -> int:
@@ -35,10 +36,14 @@ def store_users(store: UserStore, users: pd.DataFrame) -> int:
 def _stored(events: pd.DataFrame) -> Iterator[StoredEvent]:
     """Yield events with an insert_id made of their content and, among equals, their number."""
     columns = ["user_id", "item_id", "timestamp", "event_type"]
+    names = [name for name in events.columns if name not in (*EVENT_COLUMNS, EVENT_TEXT)]
     numbers = events.groupby(columns, sort=False).cumcount()
     values = events["value"].to_numpy(dtype=np.float64)
-    rows = zip(*(events[name].tolist() for name in columns), numbers.tolist(), values.tolist(), strict=True)
-    for user_id, item_id, timestamp, event_type, number, value in rows:
+    facts = events[names].itertuples(index=False, name=None)
+    rows = zip(*(events[name].tolist() for name in columns), numbers.tolist(), values.tolist(), facts, strict=True)
+    for user_id, item_id, timestamp, event_type, number, value, texts in rows:
         text = f"{user_id}\0{item_id}\0{timestamp}\0{event_type}\0{number}"
         insert_id = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        yield StoredEvent(insert_id, user_id, item_id, timestamp, event_type, None if np.isnan(value) else value)
+        context = {name: text for name, text in zip(names, texts, strict=True) if isinstance(text, str)}
+        known = None if np.isnan(value) else value
+        yield StoredEvent(insert_id, user_id, item_id, timestamp, event_type, known, context=context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from tandem_core.query import UserEvents
@@ -19,7 +20,8 @@ class StoredEvent(NamedTuple):
     """One event to store.
 
     insert_id: "" for no protection against double writing. timestamp_ms: milliseconds since 1970, None for the time of
-    arrival. value: None for none. decision_id, session_id: "" for unknown. position: 1 is the top, 0 unknown.
+    arrival. value: None for none. decision_id, session_id: "" for unknown. position: 1 is the top, 0 unknown. context:
+    facts of the request it happened on; kept for training alone.
     """
 
     insert_id: str
@@ -31,6 +33,7 @@ class StoredEvent(NamedTuple):
     decision_id: str = ""
     position: int = 0
     session_id: str = ""
+    context: Mapping[str, str] = MappingProxyType({})
 
 
 class LoggedEvent(NamedTuple):
@@ -45,6 +48,7 @@ class LoggedEvent(NamedTuple):
     decision_id: str
     position: int
     session_id: str
+    context: Mapping[str, str]
 
 
 class Outcome(enum.IntEnum):

@@ -234,12 +234,14 @@ def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield rows[start : start + _BATCH]
 
 
-def _row(event: StoredEvent) -> tuple[str, str, str | int, str, str]:
-    """Return insert_id, user, time, whether it is an impression, and the rest as JSON: what the script takes."""
+def _row(event: StoredEvent) -> tuple[str, str, str | int, str, str, str]:
+    """Return insert_id, user, time, whether it is an impression, the rest and its context as JSON: for the script."""
     value = event.value if event.value is None or math.isfinite(event.value) else None
     rest = (event.item_id, event.event_type, value, event.decision_id, event.position, event.session_id)
     when = "" if event.timestamp_ms is None else event.timestamp_ms
-    return event.insert_id, event.user_id, when, "1" if event.event_type == IMPRESSION else "0", json.dumps(rest)
+    context = json.dumps(dict(event.context)) if event.context else ""
+    is_shown = "1" if event.event_type == IMPRESSION else "0"
+    return event.insert_id, event.user_id, when, is_shown, json.dumps(rest), context
 
 
 def _chosen(members: Sequence[tuple[str, float]]) -> UserEvents:
@@ -268,4 +270,5 @@ def _logged(name: str, fields: Mapping[str, str]) -> LoggedEvent:
         decision_id,
         position,
         session_id,
+        json.loads(fields.get("context", "{}")),
     )

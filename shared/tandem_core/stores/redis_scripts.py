@@ -11,7 +11,8 @@ Scripts name keys that are not in KEYS: they are for one primary with replicas, 
 from __future__ import annotations
 
 # ARGV: prefix, now_ms, newest events, newest impressions, length of the log, life of insert_ids in ms, then per event:
-# insert_id, user_id, user hash, time ("" for arrival), "1" for an impression, payload.
+# insert_id, user_id, user hash, time ("" for arrival), "1" for an impression, payload, context ("" for none): that is
+# for training alone and stands in the log, not in what requests read.
 # Members of the sorted sets begin with the sequence in 16 digits: those of equal time then stand in order of arrival.
 ADD = """
 local p, outcomes = ARGV[1], {}
@@ -19,9 +20,9 @@ local arrival = math.max(tonumber(ARGV[2]), tonumber(redis.call('GET', p .. 'arr
 redis.call('SET', p .. 'arrival_ms', string.format('%.0f', arrival))
 local oldest = redis.call('XRANGE', p .. 'events', '-', '+', 'COUNT', 1)[1]
 local first = oldest and tonumber(string.match(oldest[1], '^%d+')) or 0
-for i = 7, #ARGV, 6 do
+for i = 7, #ARGV, 7 do
   local insert_id, user, hash, time = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local shown, payload = ARGV[i + 4] == '1', ARGV[i + 5]
+  local shown, payload, context = ARGV[i + 4] == '1', ARGV[i + 5], ARGV[i + 6]
   local forgotten = time ~= '' and redis.call('ZSCORE', p .. 'suppressed', hash)
   if time == '' then time = string.format('%.0f', arrival) end
   if forgotten and tonumber(time) <= tonumber(forgotten) then
@@ -30,8 +31,9 @@ for i = 7, #ARGV, 6 do
     outcomes[#outcomes + 1] = 2
   else
     local sequence = string.format('%.0f', redis.call('INCR', p .. 'sequence'))
-    redis.call('XADD', p .. 'events', 'MAXLEN', '~', ARGV[5], sequence .. '-0',
-      'user', user, 'time', time, 'payload', payload, 'insert_id', insert_id)
+    local fields = {'user', user, 'time', time, 'payload', payload, 'insert_id', insert_id}
+    if context ~= '' then fields[9], fields[10] = 'context', context end
+    redis.call('XADD', p .. 'events', 'MAXLEN', '~', ARGV[5], sequence .. '-0', unpack(fields))
     local by = p .. 'by:' .. user
     redis.call('RPUSH', by, sequence)
     while tonumber(redis.call('LINDEX', by, 0)) < first do redis.call('LPOP', by) end

@@ -35,11 +35,11 @@ SELECT item_id, COUNT(*), MAX(timestamp_ms) FROM (
 """
 _INSERT = """
 INSERT OR IGNORE INTO events
-    (insert_id, user_id, item_id, timestamp_ms, event_type, value, decision_id, position, session_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (insert_id, user_id, item_id, timestamp_ms, event_type, value, decision_id, position, session_id, context)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _LOG = """
-SELECT seq, user_id, item_id, timestamp_ms, event_type, value, decision_id, position, session_id FROM events
+SELECT seq, user_id, item_id, timestamp_ms, event_type, value, decision_id, position, session_id, context FROM events
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
 _BUSY_TIMEOUT_S = 5.0
@@ -104,7 +104,7 @@ class SqliteStore:
             connection.executemany(
                 _INSERT,
                 (
-                    (e.insert_id or None, e.user_id, e.item_id, _time(e, arrival), *e[4:])
+                    (e.insert_id or None, e.user_id, e.item_id, _time(e, arrival), *e[4:-1], _written(e.context))
                     for e in wanted
                 ),
             )  # fmt: skip
@@ -153,7 +153,7 @@ class SqliteStore:
                 rows = self._connection().execute(_LOG, (after, most)).fetchall()
             if not rows:
                 return
-            yield [LoggedEvent(*row) for row in rows]
+            yield [LoggedEvent._make((*row[:-1], json.loads(row[-1]) if row[-1] else {})) for row in rows]
             after = rows[-1][0]
 
     def close(self) -> None:
@@ -217,6 +217,10 @@ class SqliteStore:
 
 def _time(event: StoredEvent, arrival_ms: int) -> int:
     return arrival_ms if event.timestamp_ms is None else event.timestamp_ms
+
+
+def _written(context: Mapping[str, str]) -> str:
+    return json.dumps(dict(context)) if context else ""
 
 
 def _arrival(connection: sqlite3.Connection, now_ms: int) -> int:

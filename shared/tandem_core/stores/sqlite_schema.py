@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 import time
 
-VERSION = 2  # PRAGMA user_version; version 1 was written as 0, and had no impressions apart, decisions or suppression
+# PRAGMA user_version. Version 1 was written as 0, and had no impressions apart, decisions or suppression; version 2 had
+# no context of events.
+VERSION = 3
 
 # seq keeps the order of arrival and is never used twice (AUTOINCREMENT). One table for all events, so that insert_ids
 # and sequence numbers are of one kind; impressions have an index of their own: reading the history never meets them.
@@ -20,7 +22,8 @@ CREATE TABLE events (
     value REAL,
     decision_id TEXT NOT NULL DEFAULT '',
     position INTEGER NOT NULL DEFAULT 0,
-    session_id TEXT NOT NULL DEFAULT ''
+    session_id TEXT NOT NULL DEFAULT '',
+    context TEXT NOT NULL DEFAULT ''
 )
 """
 _FROM_VERSION_1 = (
@@ -29,6 +32,7 @@ _FROM_VERSION_1 = (
     "ALTER TABLE events ADD COLUMN session_id TEXT NOT NULL DEFAULT ''",
     "DROP INDEX IF EXISTS events_by_user",
 )
+_FROM_VERSION_2 = ("ALTER TABLE events ADD COLUMN context TEXT NOT NULL DEFAULT ''",)
 _REST = (
     "CREATE INDEX chosen_by_user ON events (user_id, timestamp_ms, seq) WHERE event_type <> 'impression'",
     "CREATE INDEX shown_by_user ON events (user_id, timestamp_ms, seq, item_id) WHERE event_type = 'impression'",
@@ -69,17 +73,24 @@ def _bring_up(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _version(connection)  # another process may have been faster
-        if version not in (0, VERSION):
+        if version not in (0, 2, VERSION):
             raise WrongVersion(f"is of store version {version}; this release reads and writes version {VERSION}")
-        if version == 0:
-            old = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'events'").fetchone()
-            for statement in (*(_FROM_VERSION_1 if old else (_EVENTS,)), *_REST):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        for statement in _steps(connection, version):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _steps(connection: sqlite3.Connection, version: int) -> tuple[str, ...]:
+    if version == VERSION:
+        return ()
+    if version == 2:
+        return _FROM_VERSION_2
+    old = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'events'").fetchone()
+    return (*_FROM_VERSION_1, *_FROM_VERSION_2, *_REST) if old else (_EVENTS, *_REST)
 
 
 def _version(connection: sqlite3.Connection) -> int:

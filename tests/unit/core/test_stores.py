@@ -169,11 +169,12 @@ class StoreContract:
         assert known.timestamps.tolist() == [1000, 2000, 2000, 2000, 2001]
 
     def test_the_log_has_every_event_once_in_the_order_of_its_numbers(self, store: UserStore) -> None:
-        first = StoredEvent("x", "ann", "a", 9, "buy", 2.5, "decision", 3, "visit")
+        first = StoredEvent("x", "ann", "a", 9, "buy", 2.5, "decision", 3, "visit", {"device": "tv", "app": "ä"})
         store.add_events([first, shown("b", 8), event("c", 7, user="bob")])
         store.add_events([event("d", 6), first])
         (a, b, c), (d,) = store.log(0, 3)
-        assert tuple(a)[1:] == ("ann", "a", 9, "buy", 2.5, "decision", 3, "visit")
+        assert tuple(a)[1:] == ("ann", "a", 9, "buy", 2.5, "decision", 3, "visit", {"device": "tv", "app": "ä"})
+        assert (b.context, c.context) == ({}, {})
         assert (b.item_id, b.event_type, c.user_id, d.item_id, d.value) == ("b", "impression", "bob", "d", None)
         assert a.sequence < b.sequence < c.sequence < d.sequence
         assert [[e.item_id for e in part] for part in store.log(b.sequence, 10)] == [["c", "d"]]
@@ -295,13 +296,26 @@ class TestSqliteStore(StoreContract):
         store.close()
         assert list(SqliteStore(tmp_path / "s.db").read("bob").events.item_ids) == []
 
+    def test_a_file_of_the_second_version_is_taken_over(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path / "s.db")
+        store.add_events([event("a", 5), event("b", 6)])
+        store.close()
+        with sqlite3.connect(tmp_path / "s.db") as old:
+            old.executescript("ALTER TABLE events DROP COLUMN context; PRAGMA user_version = 2")
+        old.close()
+        store = SqliteStore(tmp_path / "s.db")
+        store.add_events([StoredEvent("", "ann", "c", 7, "buy", None, context={"device": "tv"})])
+        assert items(store) == ["a", "b", "c"]
+        assert [e.context for part in store.log(0, 10) for e in part] == [{}, {}, {"device": "tv"}]
+        store.close()
+
     def test_a_file_of_a_later_version_is_refused_by_its_number(self, tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "s.db") as later:
             later.execute("PRAGMA user_version = 7")
         later.close()
         store = SqliteStore(tmp_path / "s.db")
         for call in (lambda: store.read("ann"), lambda: store.add_events([event("a")])):
-            with pytest.raises(StoreUnavailable, match=r"s\.db: is of store version 7; this release .* version 2"):
+            with pytest.raises(StoreUnavailable, match=r"s\.db: is of store version 7; this release .* version 3"):
                 call()
 
     def test_nothing_is_opened_before_the_first_use(self, tmp_path: Path) -> None:

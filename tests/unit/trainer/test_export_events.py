@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -43,6 +44,32 @@ def test_a_data_set_comes_back_from_the_store_as_it_went_in(
     for column in ("user_id", "item_id", "timestamp", "event_type"):
         assert again.events[column].tolist() == dataset.events[column].tolist()
     np.testing.assert_array_equal(again.events["value"].to_numpy(), dataset.events["value"].to_numpy())
+
+
+def test_facts_of_events_come_back_as_the_columns_that_are_asked_for(store: SqliteStore, tmp_path: Path) -> None:
+    rows = [("ann", "a", "tv"), ("bob", "b", None), ("ann", "c", "phone")]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "device"])
+    events = events.assign(timestamp=[1, 2, 3], event_type="click", value=np.nan, app="web")
+    store_events(store, events)
+    store.add_events([click("cleo", "d")])
+    assert [e.context for part in store.log(0, 10) for e in part] == [
+        {"device": "tv", "app": "web"}, {"app": "web"}, {"device": "phone", "app": "web"}, {}
+    ]  # fmt: skip
+    file = tmp_path / "data" / "events.parquet"
+    assert export_events(store, file, context=["device", "shoe"]).events == 4
+    (file.parent / "columns.toml").write_text('[events]\ncontext = ["device"]\n')
+    again = load_data(TrainConfig(data=DataSettings(adapter="tables")), file.parent)
+    assert again.events["device"].tolist() == ["tv", None, "phone", None]
+    assert pq.read_table(file)["shoe"].null_count == 4
+    export_events(store, file)
+    assert "device" not in pq.read_schema(file).names
+
+
+@pytest.mark.parametrize("context", [["value"], ["device", "device"]])
+def test_a_fact_that_would_be_a_column_twice_is_refused(store: SqliteStore, tmp_path: Path, context: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"context '{context[0]}' is named twice, or is a column of every event"):
+        export_events(store, tmp_path / "events.parquet", context=context)
+    assert not list(tmp_path.glob("*.parquet*"))
 
 
 def test_impressions_are_exported_only_when_asked_for(store: SqliteStore, tmp_path: Path) -> None:

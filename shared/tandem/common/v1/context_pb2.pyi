@@ -108,8 +108,8 @@ class RequestContext(_message.Message):
     def context(self) -> _containers.RepeatedCompositeFieldContainer[_attribute_pb2.Attribute]:
         """At most 64. Facts of this request, such as device, country, app; of two of one name the last counts. Read by rules,
         and by the user tower of a bundle whose training events had columns of these names. Names and values that neither
-        knows change nothing; a fact that is not sent counts as unknown. Of a list of strings the first is read. Hour,
-        weekday and month come from event_time.
+        knows change nothing; a fact that is not sent counts as unknown. Of a list of strings the first is read. Users of
+        whom nothing else is known get popular items all the same. Hour, weekday and month come from event_time.
         """
 
     @_builtins.property

@@ -23,30 +23,31 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tandem.common.v1 import attribute_pb2 as tandem_dot_common_dot_v1_dot_attribute__pb2
 from tandem.common.v1 import degradation_pb2 as tandem_dot_common_dot_v1_dot_degradation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/events/v1/events.proto\x12\x10tandem.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tandem/common/v1/degradation.proto\"=\n\x12WriteEventsRequest\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.tandem.events.v1.Event\"\xd8\x01\n\x05\x45vent\x12\x11\n\tinsert_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x07 \x01(\t\x12\x10\n\x08position\x18\x08 \x01(\x05\x12\x12\n\nsession_id\x18\t \x01(\tB\x08\n\x06_value\"E\n\x13WriteEventsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.tandem.events.v1.EventResult\"s\n\x0b\x45ventResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.events.v1.EventOutcome\x12\x33\n\tviolation\x18\x02 \x01(\x0b\x32 .tandem.common.v1.FieldViolation\"$\n\x11\x46orgetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\xc3\x01\n\x12\x46orgetUserResponse\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65leted_events\x18\x02 \x01(\x03\x12\x19\n\x11\x64\x65leted_decisions\x18\x03 \x01(\x03\x12-\n\tforgotten\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x64\x65leted_impressions\x18\x05 \x01(\x03\x12\x1a\n\x12\x64\x65leted_attributes\x18\x06 \x01(\x08*\x7f\n\x0c\x45ventOutcome\x12\x1d\n\x19\x45VENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45VENT_OUTCOME_STORED\x10\x01\x12\x1b\n\x17\x45VENT_OUTCOME_DUPLICATE\x10\x02\x12\x19\n\x15\x45VENT_OUTCOME_REFUSED\x10\x03\x32\xc3\x01\n\x0c\x45ventService\x12Z\n\x0bWriteEvents\x12$.tandem.events.v1.WriteEventsRequest\x1a%.tandem.events.v1.WriteEventsResponse\x12W\n\nForgetUser\x12#.tandem.events.v1.ForgetUserRequest\x1a$.tandem.events.v1.ForgetUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/events/v1/events.proto\x12\x10tandem.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tandem/common/v1/attribute.proto\x1a\"tandem/common/v1/degradation.proto\"=\n\x12WriteEventsRequest\x12\'\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.tandem.events.v1.Event\"\x86\x02\n\x05\x45vent\x12\x11\n\tinsert_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x12\n\nevent_type\x18\x04 \x01(\t\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\x05value\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x07 \x01(\t\x12\x10\n\x08position\x18\x08 \x01(\x05\x12\x12\n\nsession_id\x18\t \x01(\t\x12,\n\x07\x63ontext\x18\n \x03(\x0b\x32\x1b.tandem.common.v1.AttributeB\x08\n\x06_value\"E\n\x13WriteEventsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.tandem.events.v1.EventResult\"s\n\x0b\x45ventResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.events.v1.EventOutcome\x12\x33\n\tviolation\x18\x02 \x01(\x0b\x32 .tandem.common.v1.FieldViolation\"$\n\x11\x46orgetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\xc3\x01\n\x12\x46orgetUserResponse\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65leted_events\x18\x02 \x01(\x03\x12\x19\n\x11\x64\x65leted_decisions\x18\x03 \x01(\x03\x12-\n\tforgotten\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13\x64\x65leted_impressions\x18\x05 \x01(\x03\x12\x1a\n\x12\x64\x65leted_attributes\x18\x06 \x01(\x08*\x7f\n\x0c\x45ventOutcome\x12\x1d\n\x19\x45VENT_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45VENT_OUTCOME_STORED\x10\x01\x12\x1b\n\x17\x45VENT_OUTCOME_DUPLICATE\x10\x02\x12\x19\n\x15\x45VENT_OUTCOME_REFUSED\x10\x03\x32\xc3\x01\n\x0c\x45ventService\x12Z\n\x0bWriteEvents\x12$.tandem.events.v1.WriteEventsRequest\x1a%.tandem.events.v1.WriteEventsResponse\x12W\n\nForgetUser\x12#.tandem.events.v1.ForgetUserRequest\x1a$.tandem.events.v1.ForgetUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.events.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTOUTCOME']._serialized_start=826
-  _globals['_EVENTOUTCOME']._serialized_end=953
-  _globals['_WRITEEVENTSREQUEST']._serialized_start=120
-  _globals['_WRITEEVENTSREQUEST']._serialized_end=181
-  _globals['_EVENT']._serialized_start=184
-  _globals['_EVENT']._serialized_end=400
-  _globals['_WRITEEVENTSRESPONSE']._serialized_start=402
-  _globals['_WRITEEVENTSRESPONSE']._serialized_end=471
-  _globals['_EVENTRESULT']._serialized_start=473
-  _globals['_EVENTRESULT']._serialized_end=588
-  _globals['_FORGETUSERREQUEST']._serialized_start=590
-  _globals['_FORGETUSERREQUEST']._serialized_end=626
-  _globals['_FORGETUSERRESPONSE']._serialized_start=629
-  _globals['_FORGETUSERRESPONSE']._serialized_end=824
-  _globals['_EVENTSERVICE']._serialized_start=956
-  _globals['_EVENTSERVICE']._serialized_end=1151
+  _globals['_EVENTOUTCOME']._serialized_start=906
+  _globals['_EVENTOUTCOME']._serialized_end=1033
+  _globals['_WRITEEVENTSREQUEST']._serialized_start=154
+  _globals['_WRITEEVENTSREQUEST']._serialized_end=215
+  _globals['_EVENT']._serialized_start=218
+  _globals['_EVENT']._serialized_end=480
+  _globals['_WRITEEVENTSRESPONSE']._serialized_start=482
+  _globals['_WRITEEVENTSRESPONSE']._serialized_end=551
+  _globals['_EVENTRESULT']._serialized_start=553
+  _globals['_EVENTRESULT']._serialized_end=668
+  _globals['_FORGETUSERREQUEST']._serialized_start=670
+  _globals['_FORGETUSERREQUEST']._serialized_end=706
+  _globals['_FORGETUSERRESPONSE']._serialized_start=709
+  _globals['_FORGETUSERRESPONSE']._serialized_end=904
+  _globals['_EVENTSERVICE']._serialized_start=1036
+  _globals['_EVENTSERVICE']._serialized_end=1231
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import attribute_pb2 as _attribute_pb2
 from tandem.common.v1 import degradation_pb2 as _degradation_pb2
 import builtins as _builtins
 import sys
@@ -84,6 +85,7 @@ class Event(_message.Message):
     DECISION_ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     insert_id: _builtins.str
     """At most 128 characters. A second event with the same insert_id is acknowledged and not stored again.
     Empty: no protection against double sending.
@@ -108,6 +110,13 @@ class Event(_message.Message):
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """Unset: the time of arrival, which never decreases. Before 1970 or more than a day in the future is refused."""
 
+    @_builtins.property
+    def context(self) -> _containers.RepeatedCompositeFieldContainer[_attribute_pb2.Attribute]:
+        """At most 64. Facts of the request or page it happened on, such as device: what context.context of that request says.
+        Kept for training, where export-events is asked for them by name; serving does not read them. Of two of one name the
+        last counts, of a list of strings the first. Empty: nothing is known of it.
+        """
+
     def __init__(
         self,
         *,
@@ -120,10 +129,11 @@ class Event(_message.Message):
         decision_id: _builtins.str = ...,
         position: _builtins.int = ...,
         session_id: _builtins.str = ...,
+        context: _abc.Iterable[_attribute_pb2.Attribute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "timestamp", b"timestamp", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "decision_id", b"decision_id", "event_type", b"event_type", "insert_id", b"insert_id", "item_id", b"item_id", "position", b"position", "session_id", b"session_id", "timestamp", b"timestamp", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "context", b"context", "decision_id", b"decision_id", "event_type", b"event_type", "insert_id", b"insert_id", "item_id", b"item_id", "position", b"position", "session_id", b"session_id", "timestamp", b"timestamp", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
