@@ -260,20 +260,8 @@ def test_a_user_writes_is_exported_and_forgotten_from_the_command_line(launch: A
         return str(result.output)
 
     to = ["--target", writer.target]
-    arguments = [
-        "write-event",
-        "--user",
-        "ann",
-        "--item",
-        "i1",
-        "--type",
-        "buy",
-        "--insert-id",
-        "x",
-        "--context",
-        "device=tv",
-        *to,
-    ]
+    ours = ["--user", "ann", "--item", "i1", "--type", "buy", "--insert-id", "x", "--context", "device=tv"]
+    arguments = ["write-event", *ours, *to]
     assert tandem(*arguments) == "stored\n"
     assert tandem(*arguments) == "stored before under this insert_id\n"
     refused = CliRunner().invoke(app, ["write-event", "--user", "ann", "--item", "", *to])

@@ -34,7 +34,7 @@ SETTINGS = {
 def test_what_is_liked_on_a_device_is_found_for_requests_from_it(
     launch: Any, own_registry: Registry, tmp_path: Path, write_toml: Callable[..., Path]
 ) -> None:
-    dataset = generate(SyntheticConfig(n_users=400, n_items=200))
+    dataset = generate(SyntheticConfig(n_users=400, n_items=200, days=1000, start_ms=1_640_995_200_000))
     rng = np.random.default_rng(0)
     for_tablets = set(dataset.items["item_id"][::2])
     on_tablet = dataset.events["item_id"].isin(for_tablets).to_numpy() ^ (rng.random(len(dataset.events)) < 0.05)
@@ -64,6 +64,7 @@ def test_what_is_liked_on_a_device_is_found_for_requests_from_it(
     current = own_registry.current()
     assert current is not None
     manifest = own_registry.manifest(current.bundle_id)
+    assert manifest.features.season, "nearly three years"
     frequent = manifest.features.request_context["device"]
     assert (set(frequent[:2]), frequent[2:]) == ({"tablet", "phone"}, ("tv",))
     assert manifest.goldens[0].context == {"device": frequent[0]}

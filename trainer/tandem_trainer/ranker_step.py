@@ -23,7 +23,7 @@ from tandem_core.manifest import (
     read_manifest,
     sha256_of,
 )
-from tandem_core.ranker_features import MONTH, feature_names
+from tandem_core.ranker_features import feature_names
 from tandem_core.registry import Registry
 from tandem_core.retrieval_pipeline import RetrievalPipeline
 from tandem_trainer.config import TrainConfig
@@ -33,7 +33,7 @@ from tandem_trainer.inputs import validation_queries
 from tandem_trainer.offline_queries import OfflineQueries
 from tandem_trainer.progress import Progress
 from tandem_trainer.ranker_examples import as_entries, find_heads, ranker_examples
-from tandem_trainer.season import shows_season
+from tandem_trainer.season import without_an_unseen_season
 from tandem_trainer.split import Split
 from tandem_trainer.train_ranker import train_ranker
 
@@ -63,8 +63,8 @@ def make_ranker(
     heads = find_heads(config.ranker_data, bundle.schema, offline, config.popularity.rating_event_types)
     sources = [source for source in asked_sources(config) if source in bundle.sources]
     names = feature_names(bundle.schema, sources, bundle.ranker_tables.names, config.ranker.attention)
-    if not shows_season(np.array([query.now_ms for query in offline.queries], np.int64)):
-        names = [name for name in names if name not in MONTH]  # its requests are of the held-out part alone
+    asked_ms = np.array([query.now_ms for query in offline.queries], np.int64)
+    names = without_an_unseen_season(names, asked_ms)
     examples = ranker_examples(
         RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, progress
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from tandem_core.ranker_features import MONTH
 
 OTHER_YEARS = 0.1  # of a month's events, outside its busiest year: a tail of a few is no second year
 
@@ -22,3 +26,12 @@ def shows_season(times_ms: NDArray[np.int64]) -> bool:
     by_year = np.pad(counts, (0, -len(counts) % 12)).reshape(-1, 12)  # [years, 12]
     total = by_year.sum(0)
     return bool((total > 0).all() and (total - by_year.max(0) >= OTHER_YEARS * total).all())
+
+
+def without_an_unseen_season(names: Sequence[str], asked_ms: NDArray[np.int64]) -> list[str]:
+    """Return the ranker's columns that its requests can teach it: those of the month where they show the season.
+
+    asked_ms: int64 [n]. A ranker learns from the held-out part alone, which may be a few months of the years that the
+    towers know.
+    """
+    return list(names) if shows_season(asked_ms) else [name for name in names if name not in MONTH]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tandem_trainer.season import shows_season
+from tandem_trainer.season import shows_season, without_an_unseen_season
 
 NEVER: list[float] = []
 
@@ -44,3 +44,9 @@ def test_where_the_data_begins_does_not_matter() -> None:
 def test_a_stray_event_of_long_ago_is_no_year() -> None:
     assert not shows_season(np.append(times([50] * 12), times([1] * 12, "1995-01")))
     assert not shows_season(np.zeros(5, np.int64))  # events without a time
+
+
+def test_a_ranker_reads_the_month_only_where_its_own_requests_show_the_season() -> None:
+    names = ["hour_sin", "month_sin", "month_cos", "log_events"]
+    assert without_an_unseen_season(names, times([9] * 24)) == names
+    assert without_an_unseen_season(names, times([9] * 6)) == ["hour_sin", "log_events"]
