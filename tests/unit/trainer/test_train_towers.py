@@ -11,9 +11,10 @@ from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, item_tower_inputs
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.losses import make_loss
+from tandem_trainer.tower_training_settings import PairSettings, TowerTrainingSettings
 from tandem_trainer.tower_validation import Metrics
 from tandem_trainer.towers import TowerSettings
-from tandem_trainer.train_towers import FittedTowers, PairSettings, TowerTrainingSettings, fit_towers
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 N_ITEMS, COLD = 220, 219  # item 219 has no events
 TASTES = 2
@@ -111,7 +112,7 @@ def test_the_best_state_is_kept_and_not_the_last(
         seen.append({name: value.clone() for name, value in towers.user.state_dict().items()})
         return {"recall@100": next(scores), "hr@10": 0.0}
 
-    monkeypatch.setattr("tandem_trainer.train_towers._evaluate", worse_after_the_second)
+    monkeypatch.setattr("tandem_trainer.tower_run._evaluate", worse_after_the_second)
     settings = SETTINGS.model_copy(update={"validations": 5, "patience": 2})
     fitted = fit_towers(parts[0], inputs, settings, seed=1, validation=parts[1])
     assert (fitted.best, len(fitted.history)) == (1, 4)
@@ -221,10 +222,10 @@ def test_a_warm_start_learns_sooner_what_the_factors_know(
 def test_large_catalogues_are_trained_on_sampled_negatives(
     parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tandem_trainer.train_towers.FULL_SOFTMAX_ITEMS", 10)
+    monkeypatch.setattr("tandem_trainer.tower_run.FULL_SOFTMAX_ITEMS", 10)
     seen: list[str] = []
     monkeypatch.setattr(
-        "tandem_trainer.train_towers.make_loss", lambda s, *rest: seen.append(s.name) or make_loss(s, *rest)
+        "tandem_trainer.tower_run.make_loss", lambda s, *rest: seen.append(s.name) or make_loss(s, *rest)
     )
     fit_towers(parts[0], inputs, SETTINGS.model_copy(update={"epochs": 1.0}), seed=1)
     assert seen == ["mixed"]
