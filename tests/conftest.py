@@ -31,8 +31,8 @@ from tandem_trainer.inputs import load_data, split_data
 from tandem_trainer.progress import Progress
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.train import Trained, train
-from tandem_trainer.train_towers import TowerTrainingSettings
 
 SMALL = TrainConfig(
     threads=1,

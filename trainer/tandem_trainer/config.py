@@ -19,7 +19,7 @@ from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.search_index import SearchSettings
 from tandem_trainer.slist import SlistSettings
-from tandem_trainer.train_towers import TowerTrainingSettings
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 
 # What an event of each type is worth where the configuration does not say.
 DEFAULT_EVENT_TYPES = (

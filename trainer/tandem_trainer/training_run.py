@@ -59,8 +59,9 @@ from tandem_trainer.search_index import fit_search
 from tandem_trainer.slist import fit_slist
 from tandem_trainer.split import Split
 from tandem_trainer.text_encoder import encoder_sha256
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.train_cold_items import fit_cold_items
-from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 INDEX_QUERIES = 500  # users whose vectors measure an index's recall
 GOLDENS = 3

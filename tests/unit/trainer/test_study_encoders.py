@@ -31,9 +31,9 @@ from tandem_trainer.studies.encoders import (
     variants,
 )
 from tandem_trainer.studies.timing import WARM_UP, interleaved_ms
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.tower_validation import found_shares
 from tandem_trainer.towers import TowerSettings
-from tandem_trainer.train_towers import TowerTrainingSettings
 
 TINY = TowerTrainingSettings(
     towers=TowerSettings(vector_dim=16, id_dim=16, hidden=16, heads=2), most_examples=1500, validations=2

@@ -24,8 +24,8 @@ from tandem_trainer.progress import Progress
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.split import assert_no_leak
+from tandem_trainer.tower_training_settings import PairSettings, TowerTrainingSettings
 from tandem_trainer.train import Trained, train
-from tandem_trainer.train_towers import PairSettings, TowerTrainingSettings
 from tandem_trainer.training_run import TrainingRun
 
 

@@ -31,9 +31,10 @@ from tandem_trainer.prepare import build_catalog, build_schema
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 from tandem_trainer.studies.timing import Call, interleaved_ms
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.tower_validation import Metrics, found_shares, validation_indices
 from tandem_trainer.towers.settings import Encoder, TowerSettings
-from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 PROTOCOL = "leave_last_out"
 EXAMPLES = 400_000

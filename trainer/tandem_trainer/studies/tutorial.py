@@ -27,7 +27,8 @@ from tandem_trainer.studies.tutorial_data import (
     draw_sample,
     without_test_as_validation,
 )
-from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 PUBLISHED = 0.4265
 ORDERS = 4  # times each user is shown, histories in another order each time: the protocol has no order

@@ -34,7 +34,8 @@ from tandem_trainer.quality.protocols import Part
 from tandem_trainer.quality.rows.als import as_source, item_factors
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores
 from tandem_trainer.text_encoder import encoder_sha256
-from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 if TYPE_CHECKING:
     from tandem_trainer.quality.context import Fitting
@@ -70,6 +71,9 @@ class TwoTowerRow(Row):
         "tandem_trainer.losses",
         "tandem_trainer.prepare",
         "tandem_trainer.text_encoder",
+        "tandem_trainer.tower_pair",
+        "tandem_trainer.tower_run",
+        "tandem_trainer.tower_training_settings",
         "tandem_trainer.tower_validation",
         "tandem_trainer.towers",
         "tandem_trainer.train_towers",
