@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from tandem_core.errors import BundleRefused
 from tandem_core.features import FeatureSchema
@@ -138,6 +138,12 @@ class Golden(_Part):
     context: dict[str, str] = {}
     now_ms: int
     expected: list[float]
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_context(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Versions from before there was any read such a manifest too.
+        fields: dict[str, Any] = serialize(self)
+        return {name: each for name, each in fields.items() if name != "context" or each}
 
 
 class Manifest(_Part):

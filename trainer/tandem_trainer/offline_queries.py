@@ -107,7 +107,8 @@ def _contexts(events: pd.DataFrame, context: Sequence[str], names: np.ndarray) -
     """Return what is known of the context of each name's events, in their order."""
     found: list[list[dict[str, str]]] = [[] for _ in names]
     owners = pd.Index(names).get_indexer(pd.Index(events["user_id"]))
-    for owner, values in zip(owners, events[list(context)].itertuples(index=False), strict=True):
+    told = events.reindex(columns=list(context))  # a column that is not there is unknown, as in training
+    for owner, values in zip(owners, told.itertuples(index=False, name=None), strict=True):
         if owner >= 0:
             found[owner].append(_texts(context, values))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tandem_core.errors import BundleRefused
-from tandem_core.manifest import FileEntry, Manifest, read_manifest, sha256_of, verify_files
+from tandem_core.manifest import FileEntry, Golden, Manifest, read_manifest, sha256_of, verify_files
 
 MakeManifest = Callable[..., Manifest]
 
@@ -30,6 +30,13 @@ def test_a_manifest_is_the_same_after_writing_and_reading(folder: Path, make_man
     manifest = read_manifest(folder)
     assert manifest == make_manifest(files=manifest.files)
     verify_files(folder, manifest)
+
+
+def test_a_golden_query_without_context_is_written_as_before_there_was_any() -> None:
+    golden = Golden(history=[1], user_attributes={}, now_ms=5, expected=[0.5])
+    assert "context" not in golden.model_dump_json()
+    on_tv = golden.model_copy(update={"context": {"device": "tv"}})
+    assert Golden.model_validate_json(on_tv.model_dump_json()) == on_tv
 
 
 def test_a_missing_manifest_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_query_says_of_itself_what_the_event_that_follows_says_of_its_request(
     users = pd.DataFrame({"user_id": ["u", "v"]})
     told = [
         make_queries(after[:0], after, users, [], bundle.catalog, context=names, max_results=5, moments=2).queries
-        for names in (["device", "app"], [])
+        for names in (["device", "app", "shoe"], [])
     ]
     assert [query.context for query in told[0]] == [
         {"device": "tv", "app": "web"}, {"device": "phone", "app": "web"}, {"app": "web"}
