@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tandem_trainer.examples import Examples, Sequences
 from tandem_trainer.losses import KnownPositives, Loss, LossSettings, make_loss
 from tandem_trainer.tower_pair import TowerPair
+from tandem_trainer.tower_teacher import Teacher
 from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.tower_validation import Metrics, found_shares, user_vectors, validation_indices
 
@@ -31,8 +32,10 @@ class TowerRun:
         settings: TowerTrainingSettings,
         rng: np.random.Generator,
         counts: NDArray[np.int64],
+        teacher: Teacher | None = None,
     ) -> None:
         self._towers, self._examples, self._settings, self._rng = towers, examples, settings, rng
+        self._teacher = teacher
         self._loss = _loss(settings, examples, counts, rng)
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(towers, settings), lr=settings.learning_rate, betas=(0.9, 0.98)
@@ -118,6 +121,7 @@ class TowerRun:
             negatives,
             targets,
             torch.from_numpy(batch.weights[of, place]),
+            None if self._teacher is None else self._teacher.says(batch, of, place),
         )
 
     def _set_learning_rate(self) -> None:
@@ -154,6 +158,11 @@ def _loss(
     settings: TowerTrainingSettings, examples: Examples, counts: NDArray[np.int64], rng: np.random.Generator
 ) -> Loss:
     chosen = settings.loss or LossSettings(name="full_softmax" if len(counts) <= FULL_SOFTMAX_ITEMS else "mixed")
+    if settings.pairs[0].taught and chosen.name != "full_softmax":
+        raise ValueError(
+            f"pairs can be taught by the loss full_softmax alone, and for {len(counts):,} items {chosen.name} was "
+            'chosen: leave `taught` out, or set loss.name = "full_softmax" under [towers]'
+        )
     known = KnownPositives(examples.users, examples.rows, len(counts))
     return make_loss(chosen, counts, rng, known, settings.pairs[0].spare_known)
 

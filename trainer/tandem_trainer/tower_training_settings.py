@@ -18,6 +18,11 @@ class PairSettings(BaseModel):
     # What the user of an event chose before and after it is no wrong answer to it: taste instead of the next step. Read
     # by the full softmax alone: losses with negatives of each row spare what is known anyway.
     spare_known: bool = False
+    epochs: float | None = Field(default=None, gt=0)
+    # Share of its loss that is to say what all pairs before it say together; the rest is to find the event. It learns
+    # as much from half the events, of twice the cost each, and ends above where it ends alone. By the full softmax.
+    taught: float = Field(default=0.0, ge=0, le=1)
+    serves: bool = True  # False: it teaches those after it, and is not exported
 
 
 class TowerTrainingSettings(BaseModel):
@@ -42,8 +47,8 @@ class TowerTrainingSettings(BaseModel):
 
     @property
     def joint_dim(self) -> int:
-        """Size of the vectors that are served: those of all pairs side by side."""
-        return self.towers.vector_dim * len(self.pairs)
+        """Size of the vectors that are served: those of all pairs that serve, side by side."""
+        return self.towers.vector_dim * sum(pair.serves for pair in self.pairs)
 
     @property
     def most_validations(self) -> int:
@@ -54,7 +59,8 @@ class TowerTrainingSettings(BaseModel):
         """Return the settings to train pair i by."""
         pair = self.pairs[i]
         towers = self.towers.model_copy(update={"encoder": pair.encoder or self.towers.encoder})
-        return self.model_copy(update={"towers": towers, "pairs": (pair,)})
+        own = {"towers": towers, "epochs": pair.epochs or self.epochs, "pairs": (pair,)}
+        return self.model_copy(update=own)
 
     @model_validator(mode="after")
     def _rules(self) -> TowerTrainingSettings:
@@ -69,9 +75,21 @@ class TowerTrainingSettings(BaseModel):
             raise ValueError(
                 f"spare_known is read by the loss full_softmax alone, not by {self.loss.name}; leave it out"
             )
+        self._check_teaching()
         return self
+
+    def _check_teaching(self) -> None:
+        taught = [i for i, pair in enumerate(self.pairs) if pair.taught]
+        if taught and self.loss is not None and self.loss.name != "full_softmax":
+            raise ValueError(f"taught is read by the loss full_softmax alone, not by {self.loss.name}; leave it out")
+        if 0 in taught:
+            raise ValueError("the first of the pairs can not be taught: no pair before it; set its taught to 0")
+        for i, pair in enumerate(self.pairs):
+            if not pair.serves and i >= max(taught, default=0):
+                raise ValueError(f"pairs[{i}] neither serves nor teaches: set `taught` of a later pair, or `serves`")
 
     def ending_at(self, share: float) -> TowerTrainingSettings:
         """Return settings of a training that ends after this share of what it would do, 0..1, as if it were all."""
+        pairs = [pair.model_copy(update={"epochs": pair.epochs and pair.epochs * share}) for pair in self.pairs]
         shorter = {"epochs": self.epochs * share, "most_examples": round(self.most_examples * share)}
-        return self.model_copy(update=shorter)
+        return self.model_copy(update=shorter | {"pairs": tuple(pairs)})

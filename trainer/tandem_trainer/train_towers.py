@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from tandem_trainer.examples import Examples
+from tandem_trainer.losses import LossSettings
 from tandem_trainer.tower_pair import new_tower_pair
 from tandem_trainer.tower_run import TowerRun
+from tandem_trainer.tower_teacher import Teacher
 from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.tower_validation import Metrics, found_shares, user_vectors, validation_indices
 from tandem_trainer.towers import ItemTower, JoinedItemTowers, JoinedUserTowers, UserTower
@@ -64,12 +66,19 @@ def fit_towers(
             f"vector_dim of the towers is {settings.joint_dim} for all pairs together, of the schema "
             f"{examples.schema.vector_dim}"
         )
-    fits = []
-    for i in range(len(settings.pairs)):
+    fits: list[FittedTowers] = []
+    for i, pair in enumerate(settings.pairs):
         told = None if progress is None else partial(_told_after, progress, i * settings.validations)
         own = settings.of_pair(i)
-        fits.append(_fit_pair(examples, item_inputs, own, seed + i, validation, told, factors))
-    return fits[0] if len(fits) == 1 else _joined(fits, settings, validation, seed)
+        teacher = _teacher(fits, own) if pair.taught else None
+        fits.append(_fit_pair(examples, item_inputs, own, seed + i, validation, told, factors, teacher))
+    return fits[0] if len(fits) == 1 else _served(fits, settings, validation, seed)
+
+
+def _teacher(fits: Sequence[FittedTowers], settings: TowerTrainingSettings) -> Teacher:
+    """Return what all pairs so far say together."""
+    temperature = (settings.loss or LossSettings()).temperature
+    return Teacher(_joined_users(fits), torch.from_numpy(_side_by_side(fits)), temperature, settings.pairs[0].taught)
 
 
 def _told_after(progress: Callable[[int, Metrics], None], before: int, part: int, metrics: Metrics) -> None:
@@ -84,6 +93,7 @@ def _fit_pair(
     validation: Examples | None,
     progress: Callable[[int, Metrics], None] | None,
     factors: NDArray[np.float32] | None,
+    teacher: Teacher | None,
 ) -> FittedTowers:
     rng = np.random.default_rng(seed)
     counts = examples.target_counts()
@@ -93,7 +103,7 @@ def _fit_pair(
         towers = new_tower_pair(settings.towers, examples.schema, item_index, item_inputs)
         if settings.warm_start and factors is not None:
             towers.begin_as(factors)
-        run = TowerRun(towers, examples, settings, rng, counts)
+        run = TowerRun(towers, examples, settings, rng, counts, teacher)
         history, best = run.train(validation, progress)
     towers.train(False)
     vectors = towers.all_item_vectors().numpy()
@@ -102,31 +112,50 @@ def _fit_pair(
     return FittedTowers(towers.item, towers.user, vectors, item_index, history, best, after, *speed)
 
 
-def _joined(
+def _served(
     fits: Sequence[FittedTowers], settings: TowerTrainingSettings, validation: Examples | None, seed: int
 ) -> FittedTowers:
-    """Return pairs as one, and what they find together."""
-    item = JoinedItemTowers([fit.item_tower for fit in fits]).eval()
-    user = JoinedUserTowers([fit.user_tower for fit in fits]).eval()
-    vectors = (np.concatenate([fit.item_vectors for fit in fits], axis=1) / len(fits) ** 0.5).astype(np.float32)
-    together = {"loss": float(np.mean([fit.history[fit.best]["loss"] for fit in fits]))}
-    held_out = validation_indices(validation, settings.validation_examples, np.random.default_rng(seed))
-    if validation is not None and len(held_out):
-        items = torch.from_numpy(vectors)
-        together |= found_shares(items, validation, held_out, lambda batch: user_vectors(user, batch, items))
-    history = [*(metrics for fit in fits for metrics in fit.history), together]
+    """Return the pairs that serve as one, with the history of all and, of several, what they find together."""
+    serving = [fit for fit, pair in zip(fits, settings.pairs, strict=True) if pair.serves]
+    history = [metrics for fit in fits for metrics in fit.history]
     mean = partial(_mean_of, fits)
+    best = len(history) - len(fits[-1].history) + fits[-1].best
+    if len(serving) > 1:
+        history.append(_found_together(serving, settings, validation, seed))
+        best = len(history) - 1
+    one, alone = serving[0], len(serving) == 1
     return FittedTowers(
-        item_tower=item,
-        user_tower=user,
-        item_vectors=vectors,
-        item_index=fits[0].item_index,
+        item_tower=one.item_tower if alone else JoinedItemTowers([fit.item_tower for fit in serving]).eval(),
+        user_tower=one.user_tower if alone else _joined_users(serving),
+        item_vectors=_side_by_side(serving),
+        item_index=one.item_index,
         history=history,
-        best=len(history) - 1,
+        best=best,
         best_after=mean("best_after"),
         examples_per_second=mean("examples_per_second"),
         loading_share=mean("loading_share"),
     )
+
+
+def _found_together(
+    fits: Sequence[FittedTowers], settings: TowerTrainingSettings, validation: Examples | None, seed: int
+) -> Metrics:
+    together = {"loss": float(np.mean([fit.history[fit.best]["loss"] for fit in fits]))}
+    held_out = validation_indices(validation, settings.validation_examples, np.random.default_rng(seed))
+    if validation is not None and len(held_out):
+        user, items = _joined_users(fits), torch.from_numpy(_side_by_side(fits))
+        together |= found_shares(items, validation, held_out, lambda batch: user_vectors(user, batch, items))
+    return together
+
+
+def _joined_users(fits: Sequence[FittedTowers]) -> JoinedUserTowers:
+    return JoinedUserTowers([fit.user_tower for fit in fits]).eval()
+
+
+def _side_by_side(fits: Sequence[FittedTowers]) -> NDArray[np.float32]:
+    """Return the item vectors of pairs as one, float32 [N, k * D], unit length."""
+    joint = np.concatenate([fit.item_vectors for fit in fits], axis=1) / len(fits) ** 0.5
+    return np.asarray(joint, np.float32)
 
 
 def _mean_of(fits: Sequence[FittedTowers], name: str) -> float:
