@@ -73,6 +73,7 @@ class TwoTowerRow(Row):
         "tandem_trainer.text_encoder",
         "tandem_trainer.tower_pair",
         "tandem_trainer.tower_run",
+        "tandem_trainer.tower_teacher",
         "tandem_trainer.tower_training_settings",
         "tandem_trainer.tower_validation",
         "tandem_trainer.towers",
