@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -207,6 +208,11 @@ def make_examples(
         attributes=_attribute_codes(schema, users, names),
         facts=_vocabulary_codes(events, schema.request_context)[positive][order],
     )
+
+
+def user_columns(batch: Batch | Sequences) -> tuple[NDArray[Any], ...]:
+    """Return what a user tower reads beside the history's vectors, in the order of its arguments."""
+    return batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context
 
 
 def event_values(events: pd.DataFrame) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tandem_trainer.examples import Examples, Sequences
+from tandem_trainer.examples import Examples, Sequences, user_columns
 from tandem_trainer.losses import KnownPositives, Loss, LossSettings, make_loss
 from tandem_trainer.tower_pair import TowerPair
 from tandem_trainer.tower_teacher import Teacher
@@ -113,8 +113,7 @@ class TowerRun:
         vectors = self._towers.item_vectors(None if rows is None else torch.from_numpy(rows))
         # F.embedding and not indexing: its gradient adds up in a fixed order, and faster.
         history = F.embedding(_places(batch.history_rows, rows), vectors)
-        columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
-        states = self._towers.user.at_every_place(history, *map(torch.from_numpy, columns))
+        states = self._towers.user.at_every_place(history, *map(torch.from_numpy, user_columns(batch)))
         return self._loss.loss(
             states[torch.from_numpy(of), torch.from_numpy(place)],
             vectors if negatives is None else F.embedding(_places(negatives, rows), vectors),

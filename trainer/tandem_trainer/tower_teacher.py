@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem_trainer.examples import Sequences
+from tandem_trainer.examples import Sequences, user_columns
 from tandem_trainer.losses import Taught
 from tandem_trainer.towers import JoinedUserTowers, UserTower
 
@@ -35,6 +35,5 @@ class Teacher:
     def says(self, batch: Sequences, of: NDArray[np.intp], place: NDArray[np.intp]) -> Taught:
         """Return what it says of the events at [of, place] of a batch, int [B] each."""
         history = F.embedding(torch.from_numpy(batch.history_rows), self.items)
-        columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
-        states = self.user.at_every_place(history, *map(torch.from_numpy, columns))
+        states = self.user.at_every_place(history, *map(torch.from_numpy, user_columns(batch)))
         return Taught(states[torch.from_numpy(of), torch.from_numpy(place)] / self.temperature, self.items, self.share)

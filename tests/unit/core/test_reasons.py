@@ -8,8 +8,7 @@ import pytest
 
 from tandem_core.bundle import OF_RETRIEVAL, Bundle
 from tandem_core.candidates import CandidateBatch
-from tandem_core.features import User, resolve_user
-from tandem_core.query import Query, UserEvents
+from tandem_core.features import User
 from tandem_core.reasons import MOST_REASONS, Reason, ReasonKind, reasons_for
 
 UserOf = Callable[..., User]
@@ -22,13 +21,6 @@ def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
     vectors[1] = vectors[0] * 0.8 + vectors[1] * 0.6
     built: Bundle = make_bundle(item_vectors=vectors)
     return built
-
-
-@pytest.fixture
-def user_of(bundle: Bundle, make_query: Callable[..., Query], events_of: Callable[..., UserEvents]) -> UserOf:
-    return lambda *items, **fields: resolve_user(
-        bundle.schema, bundle.catalog, make_query(events=events_of(*items), **fields)
-    )
 
 
 def slate(*rows: int, **ranks: list[int]) -> CandidateBatch:

@@ -37,17 +37,8 @@ class JoinedUserTowers(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(
-        self,
-        history_vectors: Tensor,
-        history_mask: Tensor,
-        history_types: Tensor,
-        history_ages: Tensor,
-        user_attributes: Tensor,
-        context: Tensor,
-    ) -> Tensor:
-        """Return float [B, k * D], unit length; history_vectors: float [B, H, k * D], the others as of `UserTower`."""
-        others = (history_mask, history_types, history_ages, user_attributes, context)
+    def forward(self, history_vectors: Tensor, *others: Tensor) -> Tensor:
+        """Return float [B, k * D], unit length; history_vectors: float [B, H, k * D], others: as of `UserTower`."""
         vectors = [member(part, *others) for member, part in self._parts(history_vectors)]
         return torch.cat(vectors, dim=1) / math.sqrt(len(vectors))
 
