@@ -366,6 +366,24 @@ def test_a_message_above_the_limit_is_refused_and_the_next_call_is_served(call: 
         assert status(channel) == Code.OK
 
 
+def test_who_keeps_reflection_open_takes_no_thread_from_those_who_are_served() -> None:
+    """As tools do that look at a service for as long as their window is open."""
+    over = threading.Event()
+
+    def asking() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        over.wait(60)
+
+    with serving(threads=2, max_connection_age_s=600) as target, grpc.insecure_channel(target, PLAIN) as channel:
+        look = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        looking = [look(asking()) for _ in range(2)]
+        try:
+            assert all(next(each).list_services_response.service for each in looking)
+            assert status(channel) == Code.OK
+        finally:
+            over.set()
+
+
 def test_no_more_connections_are_taken_than_are_allowed() -> None:
     with serving(max_connections=1, max_connection_age_s=600) as target, ExitStack() as held:
         first, second = (held.enter_context(grpc.insecure_channel(target, PLAIN)) for _ in range(2))
