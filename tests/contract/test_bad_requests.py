@@ -263,6 +263,12 @@ def test_everything_wrong_is_said_at_once(violations: Callable[..., dict[str, st
     }
 
 
+def test_of_very_many_mistakes_the_first_are_named(violations: Callable[..., dict[str, str]]) -> None:
+    """All of them fit no trailers: the caller would see RESOURCE_EXHAUSTED, and not what is wrong."""
+    found = violations("Recommend", context={"recent_events": [{"item_id": ""}] * 200})
+    assert list(found) == [f"context.recent_events[{i}].item_id" for i in range(20)]
+
+
 @pytest.mark.parametrize(
     ("method", "fields"),
     [
