@@ -107,6 +107,10 @@ CONTEXTS: list[tuple[str, dict[str, Any]]] = [
         "context.user_attributes[0].strings_value",
         {"user_attributes": [{"name": "a", "strings_value": {"values": ["v"] * 65}}]},
     ),
+    (
+        "context.user_attributes[0].strings_value",
+        {"user_attributes": [{"name": "a", "strings_value": {"values": ["v", "v" * 257]}}]},
+    ),
     ("context.seed_item_ids", {"seed_item_ids": [f"i{i}" for i in range(51)]}),
     ("context.seed_item_ids[1]", {"seed_item_ids": ["i001", ""]}),
     ("context.recent_events", {"recent_events": [{"item_id": "i001"}] * 201}),
