@@ -14,14 +14,17 @@ import ipaddress
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tandem_core.bundle import Bundle, load_bundle
 from tandem_core.manifest import MANIFEST_NAME, FileEntry, read_manifest, sha256_of
@@ -31,8 +34,8 @@ from tandem_trainer.inputs import load_data, split_data
 from tandem_trainer.progress import Progress
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.train import Trained, train
-from tandem_trainer.train_towers import TowerTrainingSettings
 
 SMALL = TrainConfig(
     threads=1,
@@ -127,6 +130,35 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         pytest.skip(f"no Redis-protocol server runs here: {error}")
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def watch_health_and_leave() -> Callable[[str], list[grpc.RpcError]]:
+    """watch_health_and_leave(target): four threads at once open channels, watch the health, ask for it and are gone.
+
+    Returns what the server failed to answer.
+    """
+
+    def come_and_go(target: str) -> list[grpc.RpcError]:
+        asked = health_pb2.HealthCheckRequest(service="")
+        for _ in range(60):
+            with grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                watching = [stub.Watch(asked) for _ in range(4)]
+                try:
+                    assert next(iter(watching[0])).status == health_pb2.HealthCheckResponse.SERVING
+                    stub.Check(asked, timeout=30)
+                except grpc.RpcError as error:
+                    return [error]
+                for each in watching:
+                    each.cancel()
+        return []
+
+    def crowd(target: str) -> list[grpc.RpcError]:
+        with ThreadPoolExecutor(4) as pool:
+            return [error for failed in pool.map(come_and_go, [target] * 4) for error in failed]
+
+    return crowd
 
 
 class Authority:

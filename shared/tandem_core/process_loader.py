@@ -1,7 +1,7 @@
 """The loader of a generation: loads a bundle once, forks workers around it, and replaces those that die or hang.
 
-It stays without threads, gRPC objects and models, so that it can be forked at any time: what it has loaded is shared
-by all workers, and a replacement starts in milliseconds.
+It stays without gRPC objects and models, and between its steps without threads, so that it can be forked at any time:
+what it has loaded is shared by all workers, and a replacement starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tandem_core.errors import BundleRefused
 from tandem_core.process_wire import Backoff, Wire, end_with_parent, name_process, wait
@@ -27,8 +29,10 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 BEAT_S = 1.0
 LONGEST_START_S = 120.0  # of a worker, from its fork until it serves
+NICENESS = 10  # of what is done while other workers serve: it takes what they leave of the processors
 
 RunWorker = Callable[[int, Wire], None]
+Done = TypeVar("Done")
 
 
 @dataclass(slots=True)
@@ -87,7 +91,8 @@ class Loader:
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor tells us
         name_process("loader")
-        if not self._load(replaces):
+        loaded = self._load(None) if replaces is None else behind_others(lambda: self._load(replaces))
+        if not loaded:
             return
         # Only now: whoever is told to end while it reads has nothing to end in good order, and is to end at once.
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ending", True))
@@ -203,7 +208,7 @@ class Loader:
                 for worker in (*self._slots.values(), *self._coming.values()):
                     worker.wire.send(**message)
             case "promote":
-                if not self._changing and self._bundles.refresh():
+                if not self._changing and behind_others(self._bundles.refresh):
                     self._fork_all()
             case "retire":
                 self._retire([*self._slots.values(), *self._coming.values()])  # a port may have one of each
@@ -276,3 +281,19 @@ class Loader:
         )
         del group[worker.port]
         self._restart_at[worker.port] = now + wait_s
+
+
+def behind_others(work: Callable[[], Done]) -> Done:
+    """Do something slowly, in favour of the workers that serve; return or raise what it does.
+
+    In a thread, which is gone afterwards: only a thread can be nice for a while, a process that was nice once can not
+    go back, nor can the workers that it forks.
+    """
+    with ThreadPoolExecutor(1, initializer=_be_nice) as pool:
+        return pool.submit(work).result()
+
+
+def _be_nice() -> None:
+    if sys.platform == "linux":  # elsewhere threads have no priority of their own by these calls
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

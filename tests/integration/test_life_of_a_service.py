@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tandem.ranking.v1 import ranking_pb2, ranking_pb2_grpc
 from tandem.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
@@ -113,31 +112,11 @@ def test_a_signal_that_the_kernel_gives_to_another_thread_ends_a_worker_too(
     running.wait_serving()
 
 
-def test_watchers_of_health_that_come_and_go_at_the_same_time_stop_nobody(launch: Any) -> None:
+def test_watchers_of_health_that_come_and_go_at_the_same_time_stop_nobody(
+    launch: Any, watch_health_and_leave: Callable[[str], list[grpc.RpcError]]
+) -> None:
     writer = launch.service("writer", max_connection_age_s=600).wait_serving()
-    late: list[grpc.RpcError] = []
-
-    def come_and_go() -> None:
-        asked = health_pb2.HealthCheckRequest(service="")
-        for _ in range(60):
-            with grpc.insecure_channel(writer.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-                stub = health_pb2_grpc.HealthStub(channel)
-                watching = [stub.Watch(asked) for _ in range(4)]
-                try:
-                    assert next(iter(watching[0])).status == health_pb2.HealthCheckResponse.SERVING
-                    stub.Check(asked, timeout=30)
-                except grpc.RpcError as error:
-                    late.append(error)
-                    return
-                for each in watching:
-                    each.cancel()
-
-    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert late == []
+    assert watch_health_and_leave(writer.target) == []
     assert writer.health() == "SERVING"
 
 

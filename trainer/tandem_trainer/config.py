@@ -19,7 +19,7 @@ from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.search_index import SearchSettings
 from tandem_trainer.slist import SlistSettings
-from tandem_trainer.train_towers import TowerTrainingSettings
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 
 # What an event of each type is worth where the configuration does not say.
 DEFAULT_EVENT_TYPES = (
@@ -123,6 +123,22 @@ class PlanSettings(Settings):
         }
     )
     unknown: dict[str, Plan] = Field(default={"popularity": (500, 1.0), "search": (200, 1.0)})
+
+    def by_regime(self) -> dict[str, dict[str, Plan]]:
+        """Return the plans by regime name in lower case."""
+        return {regime: getattr(self, regime) for regime in type(self).model_fields}
+
+    def learned_sources(self) -> list[str]:
+        """Return the sources of all plans that can be learned from, each once."""
+        # Nobody typed anything in the past that is replayed: what search says could not be learned.
+        named = dict.fromkeys(source for plan in self.by_regime().values() for source in plan)
+        return [source for source in named if source != "search"]
+
+    def merged_sources(self) -> list[str]:
+        """Return those whose weights are learned: a quota is for items that the past can say nothing of."""
+        plans = self.by_regime().values()
+        with_quota = {source for plan in plans for source, entry in plan.items() if len(entry) > 2}
+        return [source for source in self.learned_sources() if source not in with_quota]
 
 
 class TrainConfig(Settings):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,6 +198,11 @@ def make_examples(
         targets=np.flatnonzero(wanted),
         attributes=_attribute_codes(schema, users, names),
     )
+
+
+def user_columns(batch: Batch | Sequences) -> tuple[NDArray[Any], ...]:
+    """Return what a user tower reads beside the history's vectors, in the order of its arguments."""
+    return batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context
 
 
 def event_values(events: pd.DataFrame) -> NDArray[np.float32]:

@@ -15,9 +15,13 @@ from tandem_core.manifest import DataInfo
 from tandem_core.stores.base import UserStore
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset, LoadOptions, SyntheticConfig, filter_min_interactions, load_dataset
+from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.forgotten import without_forgotten
 from tandem_trainer.offline_queries import OfflineQueries, make_queries
 from tandem_trainer.split import Split, make_split, random_within_user
+
+FEWEST_ITEMS = 5
+FEWEST_EVENTS = 20
 
 
 def load_data(
@@ -59,9 +63,26 @@ def split_data(config: TrainConfig, dataset: Dataset) -> Split:
     return replace(split, train=train, validation=validation)
 
 
+def check_size(dataset: Dataset, train: pd.DataFrame) -> None:
+    """Raise ValueError where there is so little that nothing can be learned from it."""
+    items, events = train["item_id"].nunique(), len(train)
+    if items < FEWEST_ITEMS or events < FEWEST_EVENTS:
+        raise ValueError(
+            f"{dataset.name}: the training part has {events} events on {items} items; at least {FEWEST_EVENTS} events "
+            f"on {FEWEST_ITEMS} items are needed. Give more data, or lower data.min_item_events, data.min_user_events"
+        )
+
+
 def history_of_validation(split: Split) -> pd.DataFrame:
     """Return the events that may be known when validation events are to be found."""
     return split.train if split.validation_history is None else split.validation_history
+
+
+def validation_examples(dataset: Dataset, split: Split, schema: FeatureSchema, catalog: Catalog) -> Examples:
+    """Return the validation events as examples for the towers, each with all that may be known before it."""
+    after = split.validation
+    both = pd.concat([history_of_validation(split), after]).sort_values("timestamp", kind="stable")
+    return make_examples(both, catalog, schema, dataset.users, both.index.isin(after.index))
 
 
 def validation_queries(

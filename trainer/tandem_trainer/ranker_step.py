@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -17,15 +16,14 @@ from tandem_core.catalog import Catalog
 from tandem_core.manifest import (
     MANIFEST_NAME,
     UNCERTAINTY,
-    FileEntry,
     Manifest,
     RankerHead,
     read_manifest,
-    sha256_of,
 )
 from tandem_core.ranker_features import feature_names
 from tandem_core.registry import Registry
 from tandem_core.retrieval_pipeline import RetrievalPipeline
+from tandem_trainer.bundle_manifest import file_entries, new_bundle_id
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.data import Dataset
 from tandem_trainer.export import check_parity, to_onnx
@@ -60,7 +58,7 @@ def make_ranker(
     """Train on candidates of the bundle in `folder`, and write ranker.onnx there. manifest: need not be complete."""
     bundle = open_parts(folder, manifest, retrieval=True, ranking=False)
     heads = find_heads(config.ranker_data, bundle.schema, offline, config.popularity.rating_event_types)
-    sources = [source for source in asked_sources(config) if source in bundle.sources]
+    sources = [source for source in config.plans.learned_sources() if source in bundle.sources]
     names = feature_names(bundle.schema, sources, bundle.ranker_tables.names, config.ranker.attention)
     examples = ranker_examples(
         RetrievalPipeline(bundle), offline, names, heads, config.ranker_data, config.seed, progress
@@ -82,22 +80,6 @@ def make_ranker(
         "ranker_helps": metrics["ranker_gain_low"] > 0,
     }
     return MadeRanker(entries, metrics, fitted.history, core_s, check_parity(fitted.model, path, shapes))
-
-
-def asked_sources(config: TrainConfig) -> list[str]:
-    """Return the sources of all plans that can be learned from."""
-    plans = config.plans.model_dump().values()
-    # Nobody typed anything in the past that is replayed: what search says could not be learned.
-    return [source for source in dict.fromkeys(source for plan in plans for source in plan) if source != "search"]
-
-
-def written_files(folder: Path) -> tuple[str, dict[str, FileEntry]]:
-    """Return a new bundle id, of the time and the contents, and the files of the folder."""
-    files = {
-        path.name: FileEntry(size=path.stat().st_size, sha256=sha256_of(path)) for path in sorted(folder.iterdir())
-    }
-    content = hashlib.sha256("".join(entry.sha256 for entry in files.values()).encode()).hexdigest()
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{content[:8]}", files
 
 
 def differs_in_ranker_alone(manifest: Manifest, config: TrainConfig) -> bool:
@@ -132,7 +114,8 @@ def with_ranker_anew(
             made = make_ranker(staging, manifest, offline, config, progress)
         history = json.loads((staging / HISTORY).read_text()) | {"ranker": made.history}
         (staging / HISTORY).write_text(json.dumps(history, indent=1))
-        new_id, files = written_files(staging)
+        files = file_entries(staging)
+        new_id = new_bundle_id(files)
         parity = max(manifest.metrics["onnx_parity"], made.parity)
         changes = {
             "bundle_id": new_id,

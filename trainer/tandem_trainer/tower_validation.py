@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tandem_trainer.examples import Batch, Examples
+from tandem_trainer.examples import Batch, Examples, user_columns
 
 Metrics = dict[str, float]
 
@@ -45,8 +45,7 @@ def found_shares(
 def user_vectors(user: nn.Module, batch: Batch, items: Tensor) -> Tensor:
     """Return float [B, D] from a user tower; items: float [N, D], what the history is made of."""
     history = F.embedding(torch.from_numpy(batch.history_rows), items)
-    columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
-    vectors: Tensor = user(history, *map(torch.from_numpy, columns))
+    vectors: Tensor = user(history, *map(torch.from_numpy, user_columns(batch)))
     return vectors
 
 

@@ -52,8 +52,8 @@ def trained_base(cache: Path, progress: Progress) -> Path:
     from tandem_trainer.config import DataSettings, TrainConfig  # noqa: PLC0415  (torch takes seconds)
     from tandem_trainer.inputs import load_data  # noqa: PLC0415
     from tandem_trainer.ranker_examples import RankerData  # noqa: PLC0415
+    from tandem_trainer.tower_training_settings import TowerTrainingSettings  # noqa: PLC0415
     from tandem_trainer.train import train  # noqa: PLC0415
-    from tandem_trainer.train_towers import TowerTrainingSettings  # noqa: PLC0415
 
     registry = Registry(cache / "base")
     if (current := registry.current()) is None:

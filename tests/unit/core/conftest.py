@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tandem_core.bundle import OF_RETRIEVAL, Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.catalog import Catalog, CodeColumn
-from tandem_core.features import EventType, FeatureSchema, User
+from tandem_core.features import EventType, FeatureSchema, History, User, resolve_user
 from tandem_core.filters import Eligibility
 from tandem_core.manifest import (
     FORMAT,
@@ -261,6 +261,37 @@ MakeQuery = Callable[..., Query]
 def make_query() -> MakeQuery:
     def make(**fields: Any) -> Query:
         return Query(**{"request_id": "r1", "now_ms": NOW_MS, "max_results": 5, **fields})
+
+    return make
+
+
+UserOf = Callable[..., User]
+
+
+@pytest.fixture(scope="session")
+def user_of(schema: FeatureSchema, catalog: Catalog, make_query: MakeQuery, events_of: MakeEvents) -> UserOf:
+    """user_of("i2", "i0", types=None, **fields of the query): a user with events on those items, oldest first."""
+
+    def make(*item_ids: str, types: Sequence[str] | None = None, **fields: Any) -> User:
+        return resolve_user(schema, catalog, make_query(events=events_of(*item_ids, types=types), **fields))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def user_of_rows() -> UserOf:
+    """user_of_rows([2, 0], weights=None): who chose those rows of any catalogue, newest first, weights 1 if not given.
+
+    Nothing else is known of this user.
+    """
+
+    def make(rows: Sequence[int], weights: Sequence[float] | None = None) -> User:
+        h = len(rows)
+        history = History(_rows(*rows), np.zeros(h, np.int32), np.zeros(h, np.int64), np.ones(h, np.float32))
+        if weights is not None:
+            history = replace(history, weights=np.array(weights, np.float32))
+        regime, context = Regime.WARM if h else Regime.UNKNOWN, np.zeros(2, np.int64)
+        return User(regime, history, history.rows, {}, np.zeros(0, np.int64), context, [], now_ms=0)
 
     return make
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tandem_core.bundle import Bundle
+from tandem_core.bundle import OF_RETRIEVAL, Bundle
 from tandem_core.candidates import CandidateBatch
-from tandem_core.features import User, resolve_user
-from tandem_core.query import Query, UserEvents
+from tandem_core.features import User
 from tandem_core.reasons import MOST_REASONS, Reason, ReasonKind, reasons_for
 
 UserOf = Callable[..., User]
@@ -22,13 +21,6 @@ def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
     vectors[1] = vectors[0] * 0.8 + vectors[1] * 0.6
     built: Bundle = make_bundle(item_vectors=vectors)
     return built
-
-
-@pytest.fixture
-def user_of(bundle: Bundle, make_query: Callable[..., Query], events_of: Callable[..., UserEvents]) -> UserOf:
-    return lambda *items, **fields: resolve_user(
-        bundle.schema, bundle.catalog, make_query(events=events_of(*items), **fields)
-    )
 
 
 def slate(*rows: int, **ranks: list[int]) -> CandidateBatch:
@@ -68,6 +60,15 @@ def test_a_segment_and_a_category_are_named(bundle: Bundle, user_of: UserOf) -> 
         (segment, Reason(ReasonKind.POPULAR_IN_CATEGORY, "Drama")),
         (Reason(ReasonKind.POPULAR_IN_CATEGORY, "Comedy"), segment),
     )
+
+
+def test_every_source_of_a_bundle_is_a_reason_but_for_the_users_own_words(bundle: Bundle, user_of: UserOf) -> None:
+    without = {
+        source
+        for source in OF_RETRIEVAL | {"cold_items"}
+        if not reasons_for(slate(4, **{source: [1]}), user_of(), bundle)[0]
+    }
+    assert without == {"search"}
 
 
 def test_a_source_of_the_callers_own_is_no_reason(bundle: Bundle, user_of: UserOf) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tandem_core.catalog import Catalog
 from tandem_core.clusters import Clusters, Mixture
-from tandem_core.features import EventType, FeatureSchema, History, User, resolve_user
+from tandem_core.features import EventType, FeatureSchema, User, resolve_user
 from tandem_core.filters import Eligibility, InRange
 from tandem_core.index.exact import ExactIndex
 from tandem_core.query import Query, Regime, UserEvents
@@ -41,19 +42,7 @@ RATED = FeatureSchema(
 )  # fmt: skip
 NONE = np.empty(0, np.int32)
 
-
-def user_of(rows: list[int], weights: list[float] | None = None) -> User:
-    h = len(rows)
-    history = History(
-        np.array(rows, np.int32),
-        np.zeros(h, np.int32),
-        np.zeros(h, np.int64),
-        np.array(weights or [1.0] * h, np.float32),
-    )
-    codes = np.zeros(0, np.int64)
-    return User(
-        Regime.WARM if h else Regime.UNKNOWN, history, history.rows, {}, codes, np.zeros(2, np.int64), [], now_ms=0
-    )
+UserOf = Callable[..., User]
 
 
 def eligible_of(excluded: list[int], *, priced: bool = False) -> Eligibility:
@@ -82,10 +71,10 @@ SOURCES = {
     limit=st.integers(1, N + 5),
 )
 def test_a_list_is_never_short_while_eligible_items_exist(
-    name: str, history: list[int], excluded: list[int], priced: bool, limit: int
+    name: str, history: list[int], excluded: list[int], priced: bool, limit: int, user_of_rows: UserOf
 ) -> None:
     eligible = eligible_of(excluded, priced=priced)
-    found = SOURCES[name].find(user_of(history), eligible, limit)
+    found = SOURCES[name].find(user_of_rows(history), eligible, limit)
     may = eligible.matching_rows()
     assert len(found) == min(limit, len(may))
     assert len(set(found.rows.tolist())) == len(found)
@@ -96,8 +85,10 @@ def test_a_list_is_never_short_while_eligible_items_exist(
 
 @pytest.mark.parametrize("name", SOURCES)
 @given(history=st.lists(st.integers(0, N - 1), min_size=1, max_size=8), limit=st.integers(1, N))
-def test_a_short_list_is_the_beginning_of_a_longer_one(name: str, history: list[int], limit: int) -> None:
-    user, eligible = user_of(history), eligible_of(history)
+def test_a_short_list_is_the_beginning_of_a_longer_one(
+    name: str, history: list[int], limit: int, user_of_rows: UserOf
+) -> None:
+    user, eligible = user_of_rows(history), eligible_of(history)
     whole = SOURCES[name].find(user, eligible, N).rows
     assert SOURCES[name].find(user, eligible, limit).rows.tolist() == whole[:limit].tolist()
 
@@ -105,7 +96,7 @@ def test_a_short_list_is_the_beginning_of_a_longer_one(name: str, history: list[
 @pytest.mark.parametrize(("name", "rank_by"), [("similarity", None), ("popularity", POPULARITY)])
 @given(history=st.lists(st.integers(0, N - 1), min_size=1, max_size=6))
 def test_the_first_items_are_those_of_the_nearest_cluster_ranked_by_brute_force(
-    name: str, rank_by: np.ndarray | None, history: list[int]
+    name: str, rank_by: np.ndarray | None, history: list[int], user_of_rows: UserOf
 ) -> None:
     mean = VECTORS[history].mean(axis=0)
     mean /= np.linalg.norm(mean)
@@ -113,40 +104,40 @@ def test_the_first_items_are_those_of_the_nearest_cluster_ranked_by_brute_force(
     inside = [row for row in range(N) if KMEANS.labels[row] == nearest and row not in history]
     score = VECTORS @ mean if rank_by is None else rank_by
     best = sorted(inside, key=lambda row: (-score[row], row))
-    found = SOURCES[name].find(user_of(history), eligible_of(history), N).rows[: len(inside)]
+    found = SOURCES[name].find(user_of_rows(history), eligible_of(history), N).rows[: len(inside)]
     assert found.tolist() == best
 
 
-def test_all_items_is_the_list_of_the_weighted_average() -> None:
-    user, eligible = user_of([1, 2], [5, 1]), eligible_of([1, 2])
+def test_all_items_is_the_list_of_the_weighted_average(user_of_rows: UserOf) -> None:
+    user, eligible = user_of_rows([1, 2], [5, 1]), eligible_of([1, 2])
     everything = WeightedAverage(ExactIndex(VECTORS)).find(user, eligible, N)
     assert SOURCES["all items"].find(user, eligible, N).rows.tolist() == everything.rows.tolist()
 
 
-def test_several_probes_are_ranked_as_one_cluster() -> None:
+def test_several_probes_are_ranked_as_one_cluster(user_of_rows: UserOf) -> None:
     vector = average_vector(np.array([5]), np.ones(1), VECTORS)
     assert vector is not None
     three, _ = KMEANS.members(KMEANS.nearest(vector)[:3])
     best = sorted(three.tolist(), key=lambda row: -float(VECTORS[row] @ vector))
-    assert SOURCES["three probes"].find(user_of([5]), eligible_of([]), N).rows[: len(best)].tolist() == best
+    assert SOURCES["three probes"].find(user_of_rows([5]), eligible_of([]), N).rows[: len(best)].tolist() == best
 
 
-def test_blending_lets_a_likely_second_component_in_before_the_first_is_used_up() -> None:
+def test_blending_lets_a_likely_second_component_in_before_the_first_is_used_up(user_of_rows: UserOf) -> None:
     vectors = np.eye(D, dtype=np.float32)[[0, 0, 1, 1]]
     flat = Mixture(np.log(np.array([0.5, 0.5], np.float32)), np.full((2, D), 0.1, np.float32))
     clusters = Clusters(np.array([0, 0, 1, 1], np.int32), np.eye(D, dtype=np.float32)[:2], flat)
     popular = np.array([0.9, 0.1, 0.8, 0.2], np.float32)
     catalog = Catalog([*"abcd"], [""] * 4, {}, {}, np.ones(4, np.int32))
-    user = user_of([0])
+    user = user_of_rows([0])
     one = ClusterSource(clusters, vectors, popular)
     assert one.find(user, Eligibility(catalog, NONE, None), 4).rows.tolist() == [0, 1, 2, 3]
     blended = replace(one, blend=True)
     assert blended.find(user, Eligibility(catalog, NONE, None), 4).rows.tolist() == [0, 2, 3, 1]
 
 
-def test_a_user_without_history_gets_nothing() -> None:
+def test_a_user_without_history_gets_nothing(user_of_rows: UserOf) -> None:
     for source in (*SOURCES.values(), WeightedAverage(ExactIndex(VECTORS))):
-        assert len(source.find(user_of([]), eligible_of([]), 5)) == 0
+        assert len(source.find(user_of_rows([]), eligible_of([]), 5)) == 0
 
 
 def test_the_average_weighs_by_rating_and_has_unit_length() -> None:

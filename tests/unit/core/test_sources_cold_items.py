@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import FeatureSchema, User, resolve_user
+from tandem_core.features import User
 from tandem_core.filters import Eligibility, InSet
-from tandem_core.query import Query, UserEvents
 from tandem_core.sources.cold_items import ColdItems
 from tandem_core.sources.cold_items_model import ColdItemModel
 
@@ -43,16 +42,6 @@ def model() -> ColdItemModel:
 @pytest.fixture
 def source(model: ColdItemModel, catalog: Catalog) -> ColdItems:
     return ColdItems(model, catalog, COLD)
-
-
-@pytest.fixture
-def user_of(
-    schema: FeatureSchema, catalog: Catalog, make_query: Callable[..., Query], events_of: Callable[..., UserEvents]
-) -> UserOf:
-    def make(*items: str, types: list[str] | None = None, **fields: object) -> User:
-        return resolve_user(schema, catalog, make_query(events=events_of(*items, types=types), **fields))
-
-    return make
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import FeatureSchema, User, resolve_user
+from tandem_core.features import User
 from tandem_core.filters import Eligibility
 from tandem_core.index.exact import ExactIndex
-from tandem_core.query import Query, UserEvents
 from tandem_core.sources.content_neighbours import (
     ColdContentNeighbours,
     ContentNeighbours,
@@ -18,13 +17,6 @@ from tandem_core.sources.content_neighbours import (
 
 NONE = np.empty(0, np.int32)
 UserOf = Callable[..., User]
-
-
-@pytest.fixture
-def user_of(
-    schema: FeatureSchema, catalog: Catalog, make_query: Callable[..., Query], events_of: Callable[..., UserEvents]
-) -> UserOf:
-    return lambda *items, **fields: resolve_user(schema, catalog, make_query(events=events_of(*items), **fields))
 
 
 @pytest.fixture

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import History, User
+from tandem_core.features import User
 from tandem_core.filters import Eligibility, InRange
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
-from tandem_core.query import Regime
 from tandem_core.sources.base import nearest
 from tandem_core.sources.interests import Interests, groups
 from tandem_core.sources.weighted_average import WeightedAverage
 
 N, D = 60, 6
 NONE = np.empty(0, np.int32)
+
+UserOf = Callable[..., User]
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -36,53 +39,39 @@ def catalog_of(n: int) -> Catalog:
 CATALOG = catalog_of(N)
 
 
-def user_of(rows: list[int], weights: list[float] | None = None) -> User:
-    h = len(rows)
-    history = History(
-        np.array(rows, np.int32),
-        np.zeros(h, np.int32),
-        np.zeros(h, np.int64),
-        np.array(weights or [1.0] * h, np.float32),
-    )
-    codes = np.zeros(0, np.int64)
-    return User(
-        Regime.WARM if h else Regime.UNKNOWN, history, history.rows, {}, codes, np.zeros(2, np.int64), [], now_ms=0
-    )
-
-
 def at(*degrees: float) -> np.ndarray:
     """Vectors in the plane: the cosine of two is that of the angle between them."""
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
-def test_two_far_apart_tastes_are_both_found_where_their_mean_finds_neither() -> None:
+def test_two_far_apart_tastes_are_both_found_where_their_mean_finds_neither(user_of_rows: UserOf) -> None:
     # Rows 0 and 1 were chosen, 2 to 5 are like one of them, 6 and 7 like the mean, which is like neither.
     vectors = at(0, 120, 5, 126, 8, 129, 60, 61)
-    user, eligible = user_of([0, 1]), Eligibility(catalog_of(8), np.array([0, 1], np.int32), None)
+    user, eligible = user_of_rows([0, 1]), Eligibility(catalog_of(8), np.array([0, 1], np.int32), None)
     found = Interests(ExactIndex(vectors)).find(user, eligible, 4)
     assert found.rows.tolist() == [2, 3, 4, 5]
     np.testing.assert_allclose(found.scores, np.cos(np.radians([5, 6, 8, 9])), atol=1e-6)
     assert WeightedAverage(ExactIndex(vectors)).find(user, eligible, 2).rows.tolist() == [6, 7]
 
 
-def test_the_merge_asks_for_the_largest_score_and_not_for_the_weight_of_an_interest() -> None:
+def test_the_merge_asks_for_the_largest_score_and_not_for_the_weight_of_an_interest(user_of_rows: UserOf) -> None:
     vectors = at(0, 120, 9, 121)
-    heavy_first = user_of([0, 0, 0, 1])
+    heavy_first = user_of_rows([0, 0, 0, 1])
     found = Interests(ExactIndex(vectors)).find(heavy_first, Eligibility(catalog_of(4), np.array([0, 1]), None), 2)
     assert found.rows.tolist() == [3, 2]
 
 
-def test_one_interest_finds_the_nearest_of_that_one_vector() -> None:
+def test_one_interest_finds_the_nearest_of_that_one_vector(user_of_rows: UserOf) -> None:
     index, eligible = ExactIndex(VECTORS), Eligibility(CATALOG, np.array([7], np.int32), None)
-    found = Interests(index, most=1).find(user_of([7]), eligible, 10)
+    found = Interests(index, most=1).find(user_of_rows([7]), eligible, 10)
     alone = nearest(index, VECTORS[7], eligible, 10)
     assert found.rows.tolist() == alone.rows.tolist()
     np.testing.assert_allclose(found.scores, alone.scores, atol=1e-6)
 
 
-def test_without_a_history_nothing_is_found() -> None:
-    source, user = Interests(ExactIndex(VECTORS)), user_of([])
+def test_without_a_history_nothing_is_found(user_of_rows: UserOf) -> None:
+    source, user = Interests(ExactIndex(VECTORS)), user_of_rows([])
     assert len(source.find(user, Eligibility(CATALOG, NONE, None), 5)) == 0
     assert source.vectors(user).shape == (0, D)
 
@@ -102,25 +91,26 @@ def test_the_group_that_weighs_most_comes_first_around_its_middle_and_strays_are
     assert grouped([0, 0, 0, 0, 0, 0], share=0.2)[0] == [0, 4]  # no group weighs more: the first event's
 
 
-def test_an_interest_is_the_weighted_average_of_its_group() -> None:
+def test_an_interest_is_the_weighted_average_of_its_group(user_of_rows: UserOf) -> None:
     vectors = at(0, 30, 150)
     source = Interests(ExactIndex(vectors), half_life=1e9)
-    got = source.vectors(user_of([0, 1, 2], [3.0, 1.0, 1.0]))
+    got = source.vectors(user_of_rows([0, 1, 2], [3.0, 1.0, 1.0]))
     first = 3 * vectors[0] + vectors[1]
     np.testing.assert_allclose(got, [first / np.linalg.norm(first), vectors[2]], atol=1e-6)
 
 
-def test_one_group_of_everything_is_the_weighted_average_source() -> None:
-    index, eligible, user = ExactIndex(VECTORS), Eligibility(CATALOG, NONE, None), user_of([3, 9, 4], [1.0, 2.0, 0.5])
+def test_one_group_of_everything_is_the_weighted_average_source(user_of_rows: UserOf) -> None:
+    index, eligible = ExactIndex(VECTORS), Eligibility(CATALOG, NONE, None)
+    user = user_of_rows([3, 9, 4], [1.0, 2.0, 0.5])
     one = Interests(index, alike=-1, half_life=1e9).find(user, eligible, 20)
     average = WeightedAverage(index).find(user, eligible, 20)
     assert one.rows.tolist() == average.rows.tolist()
     np.testing.assert_allclose(one.scores, average.scores, atol=1e-6)
 
 
-def test_what_was_chosen_lately_weighs_more() -> None:
+def test_what_was_chosen_lately_weighs_more(user_of_rows: UserOf) -> None:
     vectors = at(0, 120)
-    user = user_of([0, *[1] * 3])  # newest first
+    user = user_of_rows([0, *[1] * 3])  # newest first
     for half_life, first in ((1, 0), (99, 1)):
         source = Interests(ExactIndex(vectors), most=1, half_life=half_life)
         np.testing.assert_allclose(source.vectors(user), vectors[[first]], atol=1e-6)
@@ -161,10 +151,10 @@ INDEXES: dict[str, VectorIndex] = {"exact": ExactIndex(VECTORS), "hnsw": HnswInd
     most=st.integers(1, 5),
 )
 def test_the_list_is_that_of_brute_force_over_eligible_items(
-    index: str, history: list[int], excluded: list[int], priced: bool, limit: int, most: int
+    index: str, history: list[int], excluded: list[int], priced: bool, limit: int, most: int, user_of_rows: UserOf
 ) -> None:
     eligible = Eligibility(CATALOG, np.array(excluded, np.int32), InRange("price") if priced else None)
-    source, user = Interests(INDEXES[index], most), user_of(history)
+    source, user = Interests(INDEXES[index], most), user_of_rows(history)
     found = source.find(user, eligible, limit)
     may = eligible.matching_rows()
     assert np.isin(found.rows, may).all()
@@ -177,9 +167,9 @@ def test_the_list_is_that_of_brute_force_over_eligible_items(
     np.testing.assert_allclose(found.score_rows(CATALOG.all_rows), best, atol=1e-6)
 
 
-def test_a_long_history_is_cut_to_its_newest_events() -> None:
+def test_a_long_history_is_cut_to_its_newest_events(user_of_rows: UserOf) -> None:
     vectors = at(0, 120)
-    user = user_of([*[0] * 100, *[1] * 400])
+    user = user_of_rows([*[0] * 100, *[1] * 400])
     got = Interests(ExactIndex(vectors), half_life=1e9).vectors(user)
     np.testing.assert_allclose(got, vectors[:1], atol=1e-6)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import FeatureSchema, History, User, resolve_user
 from tandem_core.filters import Eligibility, InSet
-from tandem_core.query import Query, UserEvents
+from tandem_core.query import Query
 from tandem_core.sources.popularity import (
     CategoryPopularity,
     Popularity,
@@ -29,16 +29,6 @@ NONE = np.empty(0, np.int32)
 WOMAN_OF_25 = {"age": "25", "gender": "F"}
 
 UserOf = Callable[..., User]
-
-
-@pytest.fixture
-def user_of(
-    schema: FeatureSchema, catalog: Catalog, make_query: Callable[..., Query], events_of: Callable[..., UserEvents]
-) -> UserOf:
-    def make(*items: str, types: list[str] | None = None, **fields: object) -> User:
-        return resolve_user(schema, catalog, make_query(events=events_of(*items, types=types), **fields))
-
-    return make
 
 
 def test_popularity_gives_the_first_eligible_items_with_their_shares(

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from tandem_core.catalog import Catalog
-from tandem_core.features import FeatureSchema, User, resolve_user
+from tandem_core.features import User
 from tandem_core.filters import Condition, Eligibility, InRange, InSet
 from tandem_core.index.base import VectorIndex
 from tandem_core.index.exact import ExactIndex
 from tandem_core.index.hnsw import HnswIndex
-from tandem_core.query import Query, Regime, UserEvents
+from tandem_core.query import Regime
 from tandem_core.sources.base import nearest
 from tandem_core.sources.two_tower import TwoTower
 from tandem_core.user_tower import UserTower
@@ -35,13 +35,6 @@ class NewestItem:
 @pytest.fixture(scope="module")
 def source(item_vectors: np.ndarray) -> TwoTower:
     return TwoTower(cast(UserTower, NewestItem(item_vectors)), ExactIndex(item_vectors))
-
-
-@pytest.fixture
-def user_of(
-    schema: FeatureSchema, catalog: Catalog, make_query: Callable[..., Query], events_of: Callable[..., UserEvents]
-) -> Callable[..., User]:
-    return lambda *items, **fields: resolve_user(schema, catalog, make_query(events=events_of(*items), **fields))
 
 
 def test_a_user_of_whom_nothing_is_known_gets_nothing(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -54,31 +54,11 @@ def test_watchers_of_health_hear_of_changes() -> None:
         assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def test_watchers_of_health_that_come_and_go_at_the_same_time_stop_nobody() -> None:
-    late: list[grpc.RpcError] = []
-
-    def come_and_go(address: str) -> None:
-        asked = health_pb2.HealthCheckRequest(service="")
-        for _ in range(60):
-            with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-                stub = health_pb2_grpc.HealthStub(channel)
-                watching = [stub.Watch(asked) for _ in range(4)]
-                try:
-                    assert next(iter(watching[0])).status == health_pb2.HealthCheckResponse.SERVING
-                    stub.Check(asked, timeout=30)
-                except grpc.RpcError as error:
-                    late.append(error)
-                    return
-                for each in watching:
-                    each.cancel()
-
+def test_watchers_of_health_that_come_and_go_at_the_same_time_stop_nobody(
+    watch_health_and_leave: Callable[[str], list[grpc.RpcError]],
+) -> None:
     with serve(StubRetrieval(), StubRanking()) as running:
-        threads = [threading.Thread(target=come_and_go, args=(running.address,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert late == []
+        assert watch_health_and_leave(running.address) == []
         assert health_of(running) == {health_pb2.HealthCheckResponse.SERVING}
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tandem_trainer.losses import full_softmax_loss
+from tandem_trainer.losses import Taught, full_softmax_loss
 
 B, N, D = 37, 53, 8
 
@@ -130,3 +130,33 @@ def test_three_items_of_which_one_is_spared_give_the_loss_of_two() -> None:
     spared = torch.tensor([0]), torch.tensor([2])
     loss = full_softmax_loss(torch.tensor([[1.0, 0.0]]), torch.eye(3, 2), torch.tensor([0]), 0.5, spared=spared)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 1000])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_what_a_teacher_says_takes_its_share_of_the_target(chunk: int, scale: float) -> None:
+    query, items, bias, targets = inputs(torch.float64, scale)
+    bias[7] = -torch.inf  # no item to choose, whatever the teacher says
+    targets[targets == 7] = 8
+    targets[3] = -1
+    g = torch.Generator().manual_seed(3)
+    says, of_items = (torch.randn(n, 5, generator=g, dtype=torch.float64) for n in (B, N))
+    spared = torch.rand(B, N, generator=g) < 0.3
+    spared[torch.arange(B), targets.clamp(min=0)] = False
+    found = []
+    for fused in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (query, items)]
+        if fused:
+            of, rows = spared.nonzero(as_tuple=True)
+            told = Taught(says, of_items, 0.7)
+            loss = full_softmax_loss(*leaves, targets, 0.1, None, bias, chunk, (of, rows), told)
+        else:
+            out = (spared | (bias == -torch.inf)) & (F.one_hot(targets.clamp(min=0), N) == 0)
+            logits = (leaves[0] @ leaves[1].T / 0.1 + bias).masked_fill(out, -1e9)
+            wanted = 0.7 * torch.softmax((says @ of_items.T).masked_fill(out, -torch.inf), 1)
+            wanted = wanted + 0.3 * F.one_hot(targets.clamp(min=0), N).double()
+            loss = F.cross_entropy(logits, wanted, reduction="none")[targets >= 0].mean()
+        (3 * loss).backward()  # type: ignore[no-untyped-call]
+        found.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -15,7 +15,7 @@ from tandem_cli.main import app
 from tandem_trainer.config import FeatureSettings, TrainConfig
 from tandem_trainer.data import Dataset, SyntheticConfig, write_tables
 from tandem_trainer.data.synthetic import generate
-from tandem_trainer.examples import Batch
+from tandem_trainer.examples import Batch, user_columns
 from tandem_trainer.progress import Progress
 from tandem_trainer.studies import encoders
 from tandem_trainer.studies.encoders import (
@@ -31,9 +31,9 @@ from tandem_trainer.studies.encoders import (
     variants,
 )
 from tandem_trainer.studies.timing import WARM_UP, interleaved_ms
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.tower_validation import found_shares
 from tandem_trainer.towers import TowerSettings
-from tandem_trainer.train_towers import TowerTrainingSettings
 
 TINY = TowerTrainingSettings(
     towers=TowerSettings(vector_dim=16, id_dim=16, hidden=16, heads=2), most_examples=1500, validations=2
@@ -79,9 +79,8 @@ def test_the_towers_figures_are_of_the_very_examples_that_the_average_is_measure
     items = torch.from_numpy(fitted.item_vectors)
 
     def user_vectors(batch: Batch) -> torch.Tensor:
-        columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
         history = items[torch.from_numpy(batch.history_rows)]
-        vectors: torch.Tensor = fitted.user_tower(history, *map(torch.from_numpy, columns))
+        vectors: torch.Tensor = fitted.user_tower(history, *map(torch.from_numpy, user_columns(batch)))
         return vectors
 
     again = found_shares(items, material.held_out, np.arange(len(material.held_out)), user_vectors)

@@ -10,8 +10,8 @@ from tandem_trainer.config import TrainConfig
 from tandem_trainer.studies import tutorial_data
 from tandem_trainer.studies.tutorial import ease, fit_ours, in_batch, study_tutorial, user_vectors
 from tandem_trainer.studies.tutorial_data import Sample, accuracy, draw_sample, without_test_as_validation
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.train import Trained
-from tandem_trainer.train_towers import TowerTrainingSettings
 
 QUICK = TowerTrainingSettings(most_examples=512, validations=1)
 

@@ -19,7 +19,7 @@ from tandem_trainer.config import FeatureSettings, TrainConfig
 from tandem_trainer.content import content_vectors, fit_content
 from tandem_trainer.inputs import split_data
 from tandem_trainer.progress import Progress
-from tandem_trainer.quality.rows.towers import feature_settings
+from tandem_trainer.quality.rows.features import feature_settings
 from tandem_trainer.text_encoder import BATCH, BadEncoder, encode_texts, encoder_sha256
 from tandem_trainer.train import Trained, train
 from tandem_trainer.training_run import TrainingRun

@@ -87,3 +87,14 @@ def test_joined_towers_are_one_onnx_file_each_for_any_number_of_items_users_and_
     dynamic = {name: {0: "users", 1: "history"} if name.startswith("history") else {0: "users"} for name in asked}
     to_onnx(user, asked, "user_vectors", tmp_path / "user.onnx", dynamic)
     assert check_parity(user, tmp_path / "user.onnx", [users(vectors, 1, 1), users(vectors, 7, 3)]) <= 1e-4
+
+
+@torch.no_grad()
+def test_at_the_newest_place_joint_users_are_what_they_are_when_served() -> None:
+    torch.manual_seed(0)
+    user, items_of_all = JoinedUserTowers(user_towers()), JoinedItemTowers(item_towers())(*tensors(items(N)))
+    asked = users(items_of_all)
+    everywhere = asked | {"context": np.repeat(asked["context"][:, None], H, axis=1)}
+    states = user.at_every_place(*tensors(everywhere))
+    assert states.shape == (B, H, K * 8)
+    torch.testing.assert_close(states[:, 0], user(*tensors(asked)))

@@ -24,8 +24,8 @@ from tandem_trainer.progress import Progress
 from tandem_trainer.ranker import RankerSettings
 from tandem_trainer.ranker_examples import RankerData
 from tandem_trainer.split import assert_no_leak
+from tandem_trainer.tower_training_settings import PairSettings, TowerTrainingSettings
 from tandem_trainer.train import Trained, train
-from tandem_trainer.train_towers import PairSettings, TowerTrainingSettings
 from tandem_trainer.training_run import TrainingRun
 
 
@@ -172,7 +172,8 @@ def test_too_little_data_is_said_in_one_sentence_and_leaves_nothing(trained: Tra
 @pytest.mark.long  # about 10 s: a whole run
 def test_a_bundle_of_joined_towers_opens_answers_its_goldens_and_retrieves(tmp_path: Path) -> None:
     data = DataSettings(adapter="synthetic", synthetic_users=150, synthetic_items=80)
-    pairs = (PairSettings(), PairSettings(encoder="mean_pool", spare_known=True))
+    taught = PairSettings(taught=0.5)
+    pairs = (PairSettings(serves=False), PairSettings(encoder="mean_pool", spare_known=True), taught)
     config = TrainConfig(
         data=data,
         towers=TowerTrainingSettings(most_examples=1024, validations=1, pairs=pairs),

@@ -11,9 +11,10 @@ from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.features import EventType, FeatureSchema, item_tower_inputs
 from tandem_trainer.examples import Examples, make_examples
 from tandem_trainer.losses import make_loss
-from tandem_trainer.tower_validation import Metrics
+from tandem_trainer.tower_training_settings import PairSettings, TowerTrainingSettings
+from tandem_trainer.tower_validation import Metrics, user_vectors
 from tandem_trainer.towers import TowerSettings
-from tandem_trainer.train_towers import FittedTowers, PairSettings, TowerTrainingSettings, fit_towers
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 N_ITEMS, COLD = 220, 219  # item 219 has no events
 TASTES = 2
@@ -111,7 +112,7 @@ def test_the_best_state_is_kept_and_not_the_last(
         seen.append({name: value.clone() for name, value in towers.user.state_dict().items()})
         return {"recall@100": next(scores), "hr@10": 0.0}
 
-    monkeypatch.setattr("tandem_trainer.train_towers._evaluate", worse_after_the_second)
+    monkeypatch.setattr("tandem_trainer.tower_run._evaluate", worse_after_the_second)
     settings = SETTINGS.model_copy(update={"validations": 5, "patience": 2})
     fitted = fit_towers(parts[0], inputs, settings, seed=1, validation=parts[1])
     assert (fitted.best, len(fitted.history)) == (1, 4)
@@ -160,6 +161,10 @@ def test_validation_asks_only_for_items_the_user_had_not_chosen(inputs: dict[str
         ({"pairs": []}, "pairs"),
         ({"pairs": [{"encoder": "rnn"}]}, "encoder"),
         ({"pairs": [{}, {"spare_known": True}], "loss": {"name": "mixed"}}, "spare_known is read by"),
+        ({"pairs": [{}, {"taught": 0.5}], "loss": {"name": "mixed"}}, "taught is read by"),
+        ({"pairs": [{"taught": 0.5}]}, "no pair before it"),
+        ({"pairs": [{}, {"taught": 0.5}, {"serves": False}]}, r"pairs\[2\] neither serves nor teaches"),
+        ({"pairs": [{"serves": False}]}, r"pairs\[0\] neither serves nor teaches"),
     ],
 )
 def test_settings_that_break_a_rule_of_two_tower_training_are_refused(changes: dict[str, Any], reason: str) -> None:
@@ -221,10 +226,10 @@ def test_a_warm_start_learns_sooner_what_the_factors_know(
 def test_large_catalogues_are_trained_on_sampled_negatives(
     parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tandem_trainer.train_towers.FULL_SOFTMAX_ITEMS", 10)
+    monkeypatch.setattr("tandem_trainer.tower_run.FULL_SOFTMAX_ITEMS", 10)
     seen: list[str] = []
     monkeypatch.setattr(
-        "tandem_trainer.train_towers.make_loss", lambda s, *rest: seen.append(s.name) or make_loss(s, *rest)
+        "tandem_trainer.tower_run.make_loss", lambda s, *rest: seen.append(s.name) or make_loss(s, *rest)
     )
     fit_towers(parts[0], inputs, SETTINGS.model_copy(update={"epochs": 1.0}), seed=1)
     assert seen == ["mixed"]
@@ -260,6 +265,39 @@ def test_a_pair_that_spares_what_users_chose_learns_their_taste(
     spared = fit_towers(parts[0], inputs, settings, seed=1, validation=parts[1])
     assert spared.history[spared.best]["recall@100"] > 0.8
     assert spared.history[-1]["loss"] < fitted.history[-1]["loss"]  # fewer answers are wrong
+
+
+def test_a_taught_pair_says_what_its_teacher_says_and_may_serve_alone(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], fitted: FittedTowers
+) -> None:
+    alone = fit_towers(parts[0], inputs, SETTINGS, seed=2)  # that of the second pair below
+    pairs = (PairSettings(serves=False), PairSettings(taught=1.0))
+    taught = fit_towers(parts[0], inputs, SETTINGS.model_copy(update={"pairs": pairs}), 1, parts[1])
+
+    def says(towers: FittedTowers) -> np.ndarray:
+        """What it says of the items of one taste, which differ by chance alone."""
+        items = torch.from_numpy(towers.item_vectors)
+        with torch.no_grad():
+            users = user_vectors(towers.user_tower, parts[1].batch(np.arange(100)), items)
+        scores = (users @ items[::TASTES].T).numpy()
+        return (scores - scores.mean(axis=1, keepdims=True)).ravel()
+
+    likeness = [np.corrcoef(says(fitted), says(towers))[0, 1] for towers in (taught, alone)]
+    assert likeness[0] > likeness[1] + 0.15
+    assert taught.item_vectors.shape == (N_ITEMS, 8)  # its teacher is not served
+    assert len(taught.history) > len(fitted.history)
+    assert taught.history[: len(fitted.history)] == fitted.history
+    assert taught.history[taught.best]["recall@100"] > 0.8
+
+
+def test_a_pair_can_not_be_taught_by_a_loss_with_drawn_negatives(
+    parts: tuple[Examples, Examples], inputs: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tandem_trainer.tower_run.FULL_SOFTMAX_ITEMS", 10)
+    pairs = (PairSettings(serves=False, epochs=0.1), PairSettings(taught=0.5))
+    settings = SETTINGS.model_copy(update={"pairs": pairs, "batch_size": 1800})
+    with pytest.raises(ValueError, match="for 220 items mixed was chosen"):
+        fit_towers(parts[0], inputs, settings, seed=1)
 
 
 def test_a_schema_for_other_vectors_is_an_error(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tandem_trainer.losses.choose import Loss, make_loss
-from tandem_trainer.losses.full_softmax import full_softmax_loss
+from tandem_trainer.losses.full_softmax import Taught, full_softmax_loss
 from tandem_trainer.losses.hard import HardNegatives, HardNegativeSettings, mean_cosine
 from tandem_trainer.losses.negatives import (
     KnownPositives,
@@ -26,6 +26,7 @@ __all__ = [
     "MixedNegatives",
     "NegativeSampler",
     "RatedPairs",
+    "Taught",
     "bce_loss",
     "bpr_loss",
     "full_softmax_loss",

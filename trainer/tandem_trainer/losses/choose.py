@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tandem_trainer.losses.full_softmax import Taught
 from tandem_trainer.losses.hard import HardNegatives
 from tandem_trainer.losses.negatives import KnownPositives, NegativeSampler
 from tandem_trainer.losses.settings import LossSettings
@@ -36,11 +37,13 @@ class Loss(Protocol):
         rows: NDArray[np.int64] | None,
         target_rows: NDArray[np.int64],
         weight: Tensor | None = None,
+        taught: Taught | None = None,
     ) -> Tensor:
         """Return the scalar loss of the step that `rows` was last asked for.
 
         query: float [B, D]. vectors: float [M, D] of `rows`, or [N, D] of the catalogue with rows None. weight: float
-        [B], at least one above 0; None: all 1. Raises ValueError for another step.
+        [B], at least one above 0; None: all 1. taught: what a teacher says, for the full softmax alone. Raises
+        ValueError for another step.
         """
         ...
 

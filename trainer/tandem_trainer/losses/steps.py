@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tandem_trainer.losses.full_softmax import full_softmax_loss
+from tandem_trainer.losses.full_softmax import Taught, full_softmax_loss
 from tandem_trainer.losses.hard import HardNegatives
 from tandem_trainer.losses.negatives import KnownPositives, MixedNegatives, NegativeSampler
 from tandem_trainer.losses.scores import bpr_loss, gbce_beta, gbce_loss, triplet_loss
@@ -50,9 +50,10 @@ class FullSoftmax:
         rows: NDArray[np.int64] | None,
         target_rows: NDArray[np.int64],
         weight: Tensor | None = None,
+        taught: Taught | None = None,
     ) -> Tensor:
         targets, settings = torch.from_numpy(target_rows), self._settings
-        given = settings.temperature, weight, self._bias, settings.chunk, self._pairs
+        given = settings.temperature, weight, self._bias, settings.chunk, self._pairs, taught
         return full_softmax_loss(query, vectors, targets, *given)
 
 
@@ -118,7 +119,10 @@ class _Sampled(ABC):
         rows: NDArray[np.int64] | None,
         target_rows: NDArray[np.int64],
         weight: Tensor | None = None,
+        taught: Taught | None = None,
     ) -> Tensor:
+        if taught is not None:
+            raise ValueError(f"the loss {self._settings.name} has no use for a teacher: only full_softmax has")
         step = self._step
         if (
             step is None

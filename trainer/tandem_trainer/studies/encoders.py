@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -24,16 +23,17 @@ from tandem_trainer.config import TrainConfig
 from tandem_trainer.content import fit_content, with_vector_columns
 from tandem_trainer.data import Dataset
 from tandem_trainer.examples import Batch, Examples, make_examples
-from tandem_trainer.export import check_parity, to_onnx
-from tandem_trainer.inputs import history_of_validation, split_data
+from tandem_trainer.export_towers import export_user_tower
+from tandem_trainer.inputs import split_data, validation_examples
 from tandem_trainer.memory import memory_peak_mb
 from tandem_trainer.prepare import build_catalog, build_schema
 from tandem_trainer.progress import Progress, text
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 from tandem_trainer.studies.timing import Call, interleaved_ms
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 from tandem_trainer.tower_validation import Metrics, found_shares, validation_indices
 from tandem_trainer.towers.settings import Encoder, TowerSettings
-from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 PROTOCOL = "leave_last_out"
 EXAMPLES = 400_000
@@ -202,9 +202,7 @@ def prepare(dataset: Dataset, config: TrainConfig) -> Material:
     known = catalog.event_counts > 0
     words = fit_content(title, body, categories, creator, config.features.content_dims, known, config.seed)
     content = with_vector_columns(words, items, dataset.schema.item_vector)
-    after = split.validation
-    both = pd.concat([history_of_validation(split), after]).sort_values("timestamp", kind="stable")
-    validation = make_examples(both, catalog, schema, dataset.users, both.index.isin(after.index))
+    validation = validation_examples(dataset, split, schema, catalog)
     # Drawn once, or each way of choosing would meet other users.
     chosen = validation_indices(validation, config.towers.validation_examples, np.random.default_rng(config.seed))
     if not len(chosen):
@@ -235,12 +233,9 @@ def tower_calls(material: Material, fitted: FittedTowers, lengths: Sequence[int]
     schema = material.schema.model_copy(update={"history_length": max(lengths)})
     users = [user_with(material, n) for n in lengths]
     inputs = {n: user_tower_inputs(schema, [user], fitted.item_vectors) for n, user in zip(lengths, users, strict=True)}
-    together = user_tower_inputs(schema, users, fitted.item_vectors)
-    dynamic = {name: {0: "users", 1: "history"} if name.startswith("history") else {0: "users"} for name in together}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "user_tower.onnx"
-        to_onnx(fitted.user_tower, together, "user_vectors", path, dynamic)
-        check_parity(fitted.user_tower, path, [together, *inputs.values()])
+        export_user_tower(fitted.user_tower, users, schema, fitted.item_vectors, path)
         session = open_session(path)
     # The exporter drops inputs that an encoder does not use.
     names = [node.name for node in session.get_inputs()]

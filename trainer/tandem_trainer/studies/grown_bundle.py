@@ -18,17 +18,18 @@ from tandem_core.catalog import Catalog, CodeColumn
 from tandem_core.clusters import Clusters
 from tandem_core.features import User
 from tandem_core.index.exact import ExactIndex
-from tandem_core.manifest import MANIFEST_NAME, BlendInfo, FileEntry, Golden, Manifest, read_manifest, sha256_of
+from tandem_core.manifest import MANIFEST_NAME, BlendInfo, Golden, Manifest, read_manifest
 from tandem_core.query import Regime
 from tandem_core.registry import Registry
 from tandem_core.sources.als import Als
 from tandem_core.sources.cold_items_model import ColdItemModel
-from tandem_core.sources.content_neighbours import content_profile
 from tandem_core.sources.popularity_tables import GLOBAL, PopularityTables, RankedTable
 from tandem_core.sources.search import Search
 from tandem_core.sparse_rows import SparseRows
 from tandem_core.user_tower import UserTower
+from tandem_trainer.bundle_manifest import file_entries
 from tandem_trainer.config import IndexSettings
+from tandem_trainer.index_queries import index_queries
 from tandem_trainer.indexes import build_index
 
 NOISE = 0.6  # length of a child's own part, its parent's vector being 1
@@ -40,6 +41,7 @@ MOST_ANCHORS = 20_000
 LONGEST_TABLE = 20_000  # of a segment, category or window: nobody asks for more than a few hundred of it
 NEXT_ITEMS = 100  # of each item, as the trainer keeps them; above 200,000 items 30
 MS_PER_MINUTE = 60_000
+INDEXED = {"two_tower": "item_vectors", "als": "als_factors", "content": "content_vectors"}  # index -> file
 COPIED = ("user_tower.onnx", "item_tower.onnx", "ranker.onnx")
 
 
@@ -139,12 +141,10 @@ class _Growing:
         self._write_words_and_births()
         self._write_cold_items(counts)
         tower = UserTower(self._staging / "user_tower.onnx", self._manifest.features, vectors["item_vectors"])
-        infos = {}
-        for name, (table, queries) in self._index_queries(vectors, next_items, tower).items():
-            infos[name] = build_index(table, queries, settings, self._staging / name, seed)
-        files = {
-            path.name: FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted(self._staging.iterdir())
+        queries = self._index_queries(vectors, next_items, tower)
+        infos = {
+            name: build_index(vectors[file], queries[name], settings, self._staging / name, seed)
+            for name, file in INDEXED.items()
         }
         manifest = self._manifest.model_copy(
             update={
@@ -154,7 +154,7 @@ class _Growing:
                 "ranker_helps": True,  # what is measured is a service that ranks
                 "blends": self._manifest.blends | self._blends(),
                 "goldens": self._goldens(tower),
-                "files": files,
+                "files": file_entries(self._staging),
             }
         )
         (self._staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1))
@@ -255,18 +255,12 @@ class _Growing:
 
     def _index_queries(
         self, vectors: dict[str, NDArray[np.float32]], next_items: SparseRows, tower: UserTower
-    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Return index name -> its vectors and what users will ask of it."""
+    ) -> dict[str, NDArray[np.float32]]:
         users = [self._user(next_items) for _ in range(INDEX_USERS)]
         als = Als(ExactIndex(vectors["als_factors"]), **self._manifest.als.model_dump())
-        folded = [als.fold_in(user.history.rows, user.history.decayed(als.half_life)) for user in users]
-        half_life, content = self._manifest.content_neighbours.half_life, vectors["content_vectors"]
-        profiles = [content_profile(content, user.history, half_life) for user in users]
-        return {
-            "two_tower": (vectors["item_vectors"], np.concatenate([tower.encode([user]) for user in users])),
-            "als": (vectors["als_factors"], np.array(folded, np.float32)),
-            "content": (content, np.array([p for p in profiles if p is not None], np.float32)),
-        }
+        encoded = np.concatenate([tower.encode([user]) for user in users])
+        half_life = self._manifest.content_neighbours.half_life
+        return index_queries(users, encoded, als, vectors["content_vectors"], half_life)
 
     def _user(self, next_items: SparseRows) -> User:
         golden = self._manifest.goldens[0]

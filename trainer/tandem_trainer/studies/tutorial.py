@@ -14,7 +14,7 @@ from tandem_core.features import FeatureSchema, item_tower_inputs
 from tandem_trainer.config import TrainConfig
 from tandem_trainer.content import fit_content
 from tandem_trainer.data import Dataset
-from tandem_trainer.examples import Examples, make_examples
+from tandem_trainer.examples import Examples, make_examples, user_columns
 from tandem_trainer.prepare import build_catalog, build_schema
 from tandem_trainer.studies.report import Cell, StudyReport, StudyTable
 from tandem_trainer.studies.tutorial_data import (
@@ -27,7 +27,8 @@ from tandem_trainer.studies.tutorial_data import (
     draw_sample,
     without_test_as_validation,
 )
-from tandem_trainer.train_towers import FittedTowers, TowerTrainingSettings, fit_towers
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
+from tandem_trainer.train_towers import FittedTowers, fit_towers
 
 PUBLISHED = 0.4265
 ORDERS = 4  # times each user is shown, histories in another order each time: the protocol has no order
@@ -204,8 +205,7 @@ def user_vectors(dataset: Dataset, sample: Sample, schema: FeatureSchema, fitted
     for part in np.split(np.arange(len(examples)), range(512, len(examples), 512)):
         batch = examples.batch(part)
         history = F.embedding(torch.from_numpy(batch.history_rows), table)
-        columns = (batch.history_mask, batch.history_types, batch.history_ages, batch.user_attributes, batch.context)
-        parts.append(fitted.user_tower(history, *(torch.from_numpy(column) for column in columns)).numpy())
+        parts.append(fitted.user_tower(history, *map(torch.from_numpy, user_columns(batch))).numpy())
     # Examples come in the order of the users' names as text.
     names = np.unique(dataset.users["user_id"].to_numpy(dtype=str))
     vectors: NDArray[np.float32] = np.concatenate(parts)[

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from tandem_trainer.towers.user_tower import UserTower
 
 
 class JoinedItemTowers(nn.Module):
@@ -34,18 +37,18 @@ class JoinedUserTowers(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(
-        self,
-        history_vectors: Tensor,
-        history_mask: Tensor,
-        history_types: Tensor,
-        history_ages: Tensor,
-        user_attributes: Tensor,
-        context: Tensor,
-    ) -> Tensor:
-        """Return float [B, k * D], unit length; history_vectors: float [B, H, k * D], the others as of `UserTower`."""
-        size = math.sqrt(len(self.members))
-        parts = (history_vectors * size).chunk(len(self.members), dim=2)
-        others = (history_mask, history_types, history_ages, user_attributes, context)
-        vectors = [member(part, *others) for member, part in zip(self.members, parts, strict=True)]
-        return torch.cat(vectors, dim=1) / size
+    def forward(self, history_vectors: Tensor, *others: Tensor) -> Tensor:
+        """Return float [B, k * D], unit length; history_vectors: float [B, H, k * D], others: as of `UserTower`."""
+        vectors = [member(part, *others) for member, part in self._parts(history_vectors)]
+        return torch.cat(vectors, dim=1) / math.sqrt(len(vectors))
+
+    def at_every_place(self, history_vectors: Tensor, *others: Tensor) -> Tensor:
+        """Return float [B, H, k * D], as `UserTower.at_every_place`."""
+        vectors = [member.at_every_place(part, *others) for member, part in self._parts(history_vectors)]
+        return torch.cat(vectors, dim=2) / math.sqrt(len(vectors))
+
+    def _parts(self, history_vectors: Tensor) -> list[tuple[UserTower, Tensor]]:
+        """Return each member and the vectors that it knows, of unit length."""
+        members = cast(list[UserTower], list(self.members))
+        parts = (history_vectors * math.sqrt(len(members))).chunk(len(members), dim=2)
+        return list(zip(members, parts, strict=True))

@@ -10,7 +10,7 @@ import pytest
 from tandem_trainer.config import DataSettings, TrainConfig
 from tandem_trainer.data import Dataset, TableSchema, validate
 from tandem_trainer.inputs import load_data
-from tandem_trainer.train_towers import TowerTrainingSettings
+from tandem_trainer.tower_training_settings import TowerTrainingSettings
 
 CONFIG = TrainConfig(
     data=DataSettings(adapter="synthetic", synthetic_users=150, synthetic_items=80),

@@ -8,7 +8,8 @@ from tandem_trainer.quality.rows.blend import BlendRow
 from tandem_trainer.quality.rows.cold import CategoryProfileRow, ContentNeighboursRow, ContentTowerRow
 from tandem_trainer.quality.rows.linear import EaseDecayedRow, EaseRow, ItemKnnRow, SlistRow
 from tandem_trainer.quality.rows.popularity import LeakedPopularityRow, PopularityRow, RandomRow, WindowPopularityRow
-from tandem_trainer.quality.rows.towers import RetrievalRow, TwoTowerRow, longer
+from tandem_trainer.quality.rows.retrieval import RetrievalRow
+from tandem_trainer.quality.rows.towers import TwoTowerRow, longer
 
 ROWS: dict[str, Row] = {}
 DEFAULT = (

@@ -13,7 +13,7 @@ from tandem_trainer.quality.cache import Fit
 from tandem_trainer.quality.log import Queries
 from tandem_trainer.quality.protocols import Part
 from tandem_trainer.quality.rows.base import Need, Row, Scorer, Scores, nothing_for_unknown
-from tandem_trainer.quality.rows.towers import content_of, feature_settings
+from tandem_trainer.quality.rows.features import content_of, feature_settings
 
 if TYPE_CHECKING:
     from tandem_trainer.quality.context import Fitting
@@ -45,7 +45,7 @@ class CategoryProfileRow(Row):
 class ContentNeighboursRow(Row):
     """Sum of an item's largest cosines with the user's items, over the content vectors (TF-IDF, reduced)."""
 
-    code = ("tandem_trainer.content", "tandem_trainer.quality.rows.towers", "tandem_trainer.text_encoder")
+    code = ("tandem_trainer.content", "tandem_trainer.quality.rows.features", "tandem_trainer.text_encoder")
 
     def settings(self, config: TrainConfig) -> Any:
         return feature_settings(config)
