@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tandem_core.logs import log_to_stderr
+from tandem_core.process_priority import behind_others
 from tandem_core.process_supervisor import ServiceSupervisor
 from tandem_core.process_wire import Wire
 from tandem_core.service_arguments import config_errors_end_it, settings_from_arguments
@@ -21,6 +22,7 @@ from tandem_core.service_settings import ServiceSettings
 if TYPE_CHECKING:
     import grpc
 
+    from tandem_core.process_loader import Loader
     from tandem_core.serving_bundles import ServingBundles
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
@@ -58,8 +60,13 @@ def run_service(module: str, kind: type[SettingsT], parts: Callable[[SettingsT],
         if given.role == "side":
             _run_side(settings, upwards)
         else:
-            ports = [int(port) for port in given.ports.split(",")]
-            _run_loader(module.removeprefix("tandem_"), settings, parts(settings), upwards, ports, given.replaces)
+            name, ports = module.removeprefix("tandem_"), [int(port) for port in given.ports.split(",")]
+
+            def loader() -> Loader:
+                return _loader(name, settings, parts(settings), upwards, ports)
+
+            # What it imports takes as long as what it loads: where others serve, neither is at their cost.
+            (loader() if given.replaces is None else behind_others(loader)).run(given.replaces)
 
 
 def _run_side(settings: ServiceSettings, upwards: Wire) -> None:
@@ -69,9 +76,7 @@ def _run_side(settings: ServiceSettings, upwards: Wire) -> None:
     Side(settings, open_registry(settings.registry, settings.registry_cache), upwards).run()
 
 
-def _run_loader(
-    name: str, settings: ServiceSettings, parts: ServiceParts, upwards: Wire, ports: Sequence[int], replaces: str | None
-) -> None:
+def _loader(name: str, settings: ServiceSettings, parts: ServiceParts, upwards: Wire, ports: Sequence[int]) -> Loader:
     from tandem_core.grpc_observe import import_signals  # noqa: PLC0415
     from tandem_core.grpc_worker import Worker  # noqa: PLC0415  (before the fork: its code is shared)
     from tandem_core.process_loader import Loader  # noqa: PLC0415
@@ -84,4 +89,4 @@ def _run_loader(
     def run_worker(port: int, wire: Wire) -> None:
         Worker(settings, bundles, parts.warm, lambda server: parts.register(bundles, server), port, wire, name).run()
 
-    Loader(settings, bundles, run_worker, parts.warm, upwards, ports).run(replaces)
+    return Loader(settings, bundles, run_worker, parts.warm, upwards, ports)

@@ -11,14 +11,13 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from tandem_core.errors import BundleRefused
+from tandem_core.process_priority import behind_others
 from tandem_core.process_wire import Backoff, Wire, end_with_parent, name_process, wait
 from tandem_core.service_arguments import WRONG_CONFIG
 from tandem_core.service_settings import ServiceSettings
@@ -29,10 +28,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.2
 BEAT_S = 1.0
 LONGEST_START_S = 120.0  # of a worker, from its fork until it serves
-NICENESS = 10  # of what is done while other workers serve: it takes what they leave of the processors
 
 RunWorker = Callable[[int, Wire], None]
-Done = TypeVar("Done")
 
 
 @dataclass(slots=True)
@@ -281,19 +278,3 @@ class Loader:
         )
         del group[worker.port]
         self._restart_at[worker.port] = now + wait_s
-
-
-def behind_others(work: Callable[[], Done]) -> Done:
-    """Do something slowly, in favour of the workers that serve; return or raise what it does.
-
-    In a thread, which is gone afterwards: only a thread can be nice for a while, a process that was nice once can not
-    go back, nor can the workers that it forks.
-    """
-    with ThreadPoolExecutor(1, initializer=_be_nice) as pool:
-        return pool.submit(work).result()
-
-
-def _be_nice() -> None:
-    if sys.platform == "linux":  # elsewhere threads have no priority of their own by these calls
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from typing import Any
 
-import pytest
-
-from tandem_core.process_loader import NICENESS, Loader, Worker, behind_others
+from tandem_core.process_loader import Loader, Worker
 from tandem_core.process_wire import Wire
 from tandem_core.registry import Registry
 from tandem_core.service_settings import ServiceSettings
@@ -34,16 +30,3 @@ def test_workers_that_serve_and_those_that_replace_them_are_both_let_go(tmp_path
     assert [end.receive() for end in (old_end, new_end)] == [[{"do": "retire"}]] * 2
     assert loader._all() == [old, new]
     assert not loader._restart_at
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
-def test_what_is_done_behind_others_is_nice_and_what_comes_after_it_is_not() -> None:
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before, threads = niceness(), threading.active_count()
-    assert behind_others(niceness) == max(before, NICENESS)
-    assert niceness() == before
-    assert threading.active_count() == threads  # a process that forks has no thread beside its own
-    with pytest.raises(ZeroDivisionError):
-        behind_others(lambda: 1 // 0)
