@@ -20,7 +20,14 @@ from tandem_core.explain import explain
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import LONGEST_ID, MOST_BATCHED
 from tandem_core.grpc_parse_ranking import check_returned_attributes, parse_candidates, parse_rank, parse_recommend
-from tandem_core.grpc_render import degradations, experiment_assignments, ranked_items, score_parts, serving_state
+from tandem_core.grpc_render import (
+    check_size,
+    degradations,
+    experiment_assignments,
+    ranked_items,
+    score_parts,
+    serving_state,
+)
 from tandem_core.grpc_retrieval_client import RetrievalClient
 from tandem_core.interleaving import once, shown
 from tandem_core.query import Query, decision_id_of
@@ -65,7 +72,9 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         budget = Budget.of(context.time_remaining())
         results = [self._result(each, budget) for each in request.requests]
         budget.check()  # too late for the batch is not a fault of its requests
-        return ranking_pb2.BatchRecommendResponse(results=results)
+        response = ranking_pb2.BatchRecommendResponse(results=results)
+        check_size(response, len(results))
+        return response
 
     def Rank(self, request: ranking_pb2.RankRequest, context: grpc.ServicerContext) -> ranking_pb2.RankResponse:
         with observe.stage("parse"):

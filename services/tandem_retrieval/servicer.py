@@ -14,7 +14,7 @@ from tandem_core.errors import FieldViolation, InvalidRequest, TandemError
 from tandem_core.grpc_errors import to_call_error
 from tandem_core.grpc_parse import MOST_BATCHED, parse_retrieve
 from tandem_core.grpc_parse_vectors import parse_embeddings, parse_similar_items
-from tandem_core.grpc_render import embeddings, retrieve_response, serving_state, similar_items_response
+from tandem_core.grpc_render import check_size, embeddings, retrieve_response, serving_state, similar_items_response
 from tandem_core.query import Query
 from tandem_core.retrieval_pipeline import RetrievalPipeline, check_query
 from tandem_core.serving_bundles import HoldsBundles
@@ -47,7 +47,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         budget = Budget.of(context.time_remaining())
         results = [self._result(each, budget) for each in request.requests]
         budget.check()  # too late for the batch is not a fault of its requests
-        return retrieval_pb2.BatchRetrieveResponse(results=results)
+        response = retrieval_pb2.BatchRetrieveResponse(results=results)
+        check_size(response, len(results))
+        return response
 
     def SimilarItems(
         self, request: retrieval_pb2.SimilarItemsRequest, context: grpc.ServicerContext

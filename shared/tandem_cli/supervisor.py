@@ -48,10 +48,14 @@ class Supervisor:
     def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._again: set[str] = set()  # those that have been started again
         self._stopping = False
 
     def run(self) -> None:
-        """Start all, watch, and end when told to; with code 2 where a child cannot run as it is configured."""
+        """Start all, watch, and end when told to; with code 2 where a child cannot run as it is configured.
+
+        One that ran, and cannot be started again because its files are wrong by now, takes none of the others with it.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         self.start()
@@ -59,12 +63,13 @@ class Supervisor:
             time.sleep(0.2)
             for child in self._children:
                 code = self._running[child.name].poll()
-                if code == WRONG_CONFIG:  # it has said why
+                if code == WRONG_CONFIG and child.name not in self._again:  # it has said why
                     self.end()
                     raise SystemExit(WRONG_CONFIG)
                 if code is not None and not self._stopping:
                     print(f"{child.name} ended with code {code}; starting it again", file=sys.stderr, flush=True)  # noqa: T201
                     time.sleep(RESTART_AFTER_S)
+                    self._again.add(child.name)
                     self._running[child.name] = child.start()
         self.end()
 

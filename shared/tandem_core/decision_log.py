@@ -93,8 +93,7 @@ class DecisionLog:
         with _locked(self._folder):
             forgotten = _forgotten(self._folder)
             kept = [d for taken_ms, d in decisions if taken_ms > forgotten.get(_hash(d.user_id), -1)]
-            with (self._folder / name).open("a") as file:
-                file.writelines(to_line(decision) + "\n" for decision in kept)
+            _append(self._folder / name, "".join(to_line(decision) + "\n" for decision in kept).encode())
 
     def _sweep(self) -> None:
         oldest = time.time() - self._keep_s
@@ -104,19 +103,40 @@ class DecisionLog:
                     path.unlink()
 
 
+def _append(path: Path, lines: bytes) -> None:
+    """Write all of the lines behind those of a file, or none; half a line that a process left as it died goes first."""
+    with path.open("a+b", buffering=0) as file:
+        whole = file.seek(0, os.SEEK_END)
+        if whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
+            whole = path.read_bytes().rfind(b"\n") + 1
+            file.truncate(whole)
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(whole)  # or what comes when there is room again would be of no use either
+            raise
+
+
 def segments(folder: Path) -> list[Path]:
     """Return the files with records, oldest first."""
     return sorted(folder.glob("decisions-*.jsonl"))
 
 
 def read_decisions(paths: Iterable[Path]) -> Iterator[Decision]:
-    """Yield the decisions of files, in order; raises DecisionUnreadable naming file and line."""
+    """Yield the decisions of files, in order; raises DecisionUnreadable naming file and line.
+
+    A last line without an end, as a process leaves that is killed while it writes, is left out if it is no record.
+    """
     for path in paths:
         with path.open() as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     yield from_line(line)
                 except DecisionUnreadable as error:
+                    if not line.endswith("\n"):
+                        continue
                     raise DecisionUnreadable(f"{path}:{number}: {error}") from error
 
 

@@ -27,6 +27,7 @@ from tandem_core.grpc_refusal import refusal_handler, run_by
 
 _STEP_MS = 10  # of the delay that refused callers are told
 _LONGEST_MS = 2000
+MOST_STREAMS = 8  # that are answered at once; further ones wait
 STANDING_S = 0.5  # a queue that was too long for so long is no burst
 
 
@@ -85,13 +86,15 @@ class WorkPool(ThreadPoolExecutor):
 class AdmissionInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Refuses calls when `most` are at work or waiting, or the queue stands.
 
-    Health is never refused and has a thread of its own.
+    Health is never refused and has a thread of its own. So have streams, which are reflection's alone: each keeps its
+    thread for as long as the caller's window is open.
     """
 
     def __init__(self, pool: WorkPool, most: int) -> None:
         self._pool = pool
         self._most = most
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
+        self._streams = ThreadPoolExecutor(MOST_STREAMS, thread_name_prefix="stream")
         self._refusal = refusal_handler(self._refuse)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
@@ -106,6 +109,11 @@ class AdmissionInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  #
             self._pool.refused += 1
             return self._refusal
         handler = continuation(details)
+        if handler is not None and handler.stream_stream is not None:
+            behaviour = run_by(self._streams, handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(
+                behaviour, handler.request_deserializer, handler.response_serializer
+            )
         if handler is None or handler.unary_unary is None:
             return handler
         inner = handler.unary_unary

@@ -136,6 +136,10 @@ class _Race:
                 future.cancel()
         return winner.result()
 
+    def refused(self) -> bool:
+        """Whether one that has ended found the service overloaded."""
+        return any(future.code() is grpc.StatusCode.RESOURCE_EXHAUSTED for future in self._done)
+
 
 def _good(future: Any) -> bool:
     return future.code() is grpc.StatusCode.OK
@@ -182,7 +186,7 @@ class ReadCaller:
             try:
                 response = self._attempt(method, request, deadline - begun)
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:  # of a call that was not hedged
                     self._quiet_until = time.monotonic() + self.quiet_s
                 pause = pause_s * random.uniform(0.5, 1.0)
                 pause_s *= 2
@@ -215,6 +219,8 @@ class ReadCaller:
             second = method.future(request, timeout=max(0.001, deadline - time.monotonic()))
             race.enter(second)
         race.over(None)  # each attempt has its deadline
+        if race.refused():
+            self._quiet_until = time.monotonic() + self.quiet_s
         response = race.result()
         if second is not None and _good(second):
             self.counters.hedges_won += 1

@@ -114,9 +114,13 @@ class WorkerSignals:
         self._tracing: Tracing | None = None
         if settings.metrics_port is not None:
             from tandem_core.signals_samples import SampleWriter  # noqa: PLC0415
-            from tandem_core.signals_worker import WorkerMetrics, folder  # noqa: PLC0415  (only where it is wanted)
+            from tandem_core.signals_worker import WorkerMetrics, folder, reserve_files  # noqa: PLC0415  (where wanted)
 
-            self._metrics = WorkerMetrics(SampleWriter(folder(), os.getpid(), self._items_of))
+            try:
+                reserve_files()
+                self._metrics = WorkerMetrics(SampleWriter(folder(), os.getpid(), self._items_of))
+            except OSError as error:  # a full disk, say: answers go on without them
+                log.error("no metrics of this process", extra={"reason": str(error)})
         if settings.otlp_endpoint:
             from tandem_core.signals_traces import Tracing, otlp_exporter  # noqa: PLC0415  (an optional extra)
 

@@ -198,8 +198,10 @@ def parse_attributes(checks: Checks, attributes: Iterable[attribute_pb2.Attribut
         elif kind == "bool_value":
             texts[attribute.name] = "true" if attribute.bool_value else "false"
         elif attribute.strings_value.values:
-            checks.at_most(attribute.strings_value.values, MOST_ATTRIBUTES, f"{at}.strings_value")
-            texts[attribute.name] = attribute.strings_value.values[0]
+            values = attribute.strings_value.values
+            checks.at_most(values, MOST_ATTRIBUTES, f"{at}.strings_value")
+            checks.text(max(values, key=len), LONGEST_TEXT, f"{at}.strings_value")
+            texts[attribute.name] = values[0]
     return texts
 
 

@@ -88,7 +88,8 @@ class Service:
     def start(self, *, serving: bool) -> None:
         """Bind the port and serve; raises ConfigError where the port is not to be had. serving: what health says."""
         self.set_serving(serving)
-        address = f"{self._host}:{self.port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        address = f"{host}:{self.port}"
         try:
             if self._credentials is None:
                 self.port = self._server.add_insecure_port(address)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from tandem.common.v1 import attribute_pb2, candidates_pb2, context_pb2, degradation_pb2, serving_state_pb2
@@ -18,12 +19,15 @@ from tandem_core.bundle import Bundle
 from tandem_core.candidates import CandidateBatch
 from tandem_core.catalog import Catalog
 from tandem_core.degradation import Degradation
+from tandem_core.errors import FieldViolation, InvalidRequest
 from tandem_core.query import Query
 from tandem_core.ranking_pipeline import Slate
 from tandem_core.reasons import Reason, ReasonKind
 from tandem_core.retrieval_pipeline import Retrieved
 from tandem_core.rule_trace import Part, parts_of
 from tandem_core.serving_bundles import Held
+
+LARGEST_ANSWER = 4 << 20  # bytes: what a gRPC client takes unless it is told to take more
 
 
 def candidate_list(batch: CandidateBatch, bundle: Bundle, *, by_row: bool) -> candidates_pb2.CandidateList:
@@ -194,3 +198,18 @@ def timestamp(milliseconds: int) -> timestamp_pb2.Timestamp:
     message = timestamp_pb2.Timestamp()
     message.FromMilliseconds(milliseconds)
     return message
+
+
+def check_size(batch: Message, requests: int) -> None:
+    """Raise InvalidRequest where the answers to so many requests are more than a client takes in one message.
+
+    The client's own gRPC would only say RESOURCE_EXHAUSTED, which sounds like overload.
+    """
+    if (size := batch.ByteSize()) > LARGEST_ANSWER:
+        fewer = max(1, int(0.9 * requests * LARGEST_ANSWER / size))  # those of other users may be longer
+        raise InvalidRequest(
+            FieldViolation(
+                "requests",
+                f"their answers have {size} bytes, a message {LARGEST_ANSWER}: send at most {fewer} of them at once",
+            )
+        )

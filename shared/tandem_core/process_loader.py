@@ -86,12 +86,13 @@ class Loader:
 
         replaces: the bundle of the generation that serves ("": it has none), which goes on if ours is refused.
         """
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ending", True))
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor tells us
         name_process("loader")
         loaded = self._load(None) if replaces is None else behind_others(lambda: self._load(replaces))
         if not loaded:
             return
+        # Only now: whoever is told to end while it reads has nothing to end in good order, and is to end at once.
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_ending", True))
         self._fork_all()
         while not (self._stopping and not self._all()):
             wait([self._up, *(worker.wire for worker in self._all())], TICK_S)

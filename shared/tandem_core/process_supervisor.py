@@ -76,6 +76,7 @@ class ServiceSupervisor:
         self._leaving: list[Process] = []
         self._start_at: dict[str, float] = {}
         self._backoff = {"loader": Backoff(), "side": Backoff()}
+        self._proven: set[str] = set()  # roles that have worked once, and so with the configuration of the start
         self._seen: dict[str, Any] = {}  # what the side process saw last of the registry
         self._overtaken: tuple[dict[str, Any], float] = ({}, 0.0)  # what a loader saw something newer than, until when
         self._loading: dict[str, Any] = {}  # what it was when the last loader started
@@ -133,11 +134,13 @@ class ServiceSupervisor:
                         may_pass_s = TRY_AGAIN_S if message["may_pass"] else float("inf")
                         self._refuse(message["bundle_id"], message["why"], self._loading, may_pass_s)
                     case "seen":
+                        self._proven.add("side")
                         self._seen = message
                         self._look()
 
     def _serves(self, process: Process, said: dict[str, Any]) -> None:
-        first = self._current is None and self._side is None
+        first = "loader" not in self._proven
+        self._proven.add("loader")
         process.serving = said
         if process is not self._side and said["bundle_id"] != self._seen.get("bundle_id", said["bundle_id"]):
             # The pointer moved on between the look and the loading: to act on the old look would load this one again.
@@ -229,7 +232,8 @@ class ServiceSupervisor:
 
     def _ended(self, process: Process, code: int, now: float) -> None:
         process.wire.close()
-        if code == WRONG_CONFIG:  # it has said why; another would end the same way
+        if code == WRONG_CONFIG and process.role not in self._proven:
+            # It has said why; another would end the same way. Later, files were changed under us, and may be mended.
             self._stop()
             raise SystemExit(WRONG_CONFIG)
         if process in self._leaving:
@@ -239,6 +243,8 @@ class ServiceSupervisor:
             self._coming = None
             if code != 0 and self._current is not None:
                 why = f"loading it ended the loader with code {code}"
+                if code == WRONG_CONFIG:
+                    why = "the configuration was changed, and is wrong now: the service's log says where"
                 self._refuse(self._loading.get("bundle_id", ""), why, self._loading, TRY_AGAIN_S)
         if process is self._current:
             self._current = None

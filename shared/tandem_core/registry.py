@@ -1,7 +1,7 @@
 """A folder of bundles and a pointer to the one that serves. Only whole bundles are ever visible in it.
 
 <registry>/bundles/<bundle_id>/     immutable once there
-<registry>/staging/<name>-<pid>/    being written; never read by services
+<registry>/staging/<name>-<..>-<pid>/    being written; never read by services
 <registry>/CURRENT                  JSON: the serving bundle and the one before it
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,7 @@ class Registry:
         for left in staging.iterdir():
             if not _alive(left.name.rpartition("-")[2]):
                 shutil.rmtree(left)
-        folder = staging / f"{name}-{os.getpid()}"
-        if folder.exists():
-            shutil.rmtree(folder)
+        folder = staging / f"{name}-{_unique()}"
         folder.mkdir()
         return folder
 
@@ -138,12 +137,20 @@ class Registry:
         return read_manifest(self.path_of(bundle_id))
 
     def _point(self, current: Current) -> Current:
-        beside = self.root / f".CURRENT-{os.getpid()}"
-        beside.write_text(json.dumps({"bundle_id": current.bundle_id, "previous": current.previous}) + "\n")
-        _sync(beside)
-        beside.rename(self.root / "CURRENT")
+        beside = self.root / f".CURRENT-{_unique()}"
+        try:
+            beside.write_text(json.dumps({"bundle_id": current.bundle_id, "previous": current.previous}) + "\n")
+            _sync(beside)
+            beside.rename(self.root / "CURRENT")
+        finally:
+            beside.unlink(missing_ok=True)  # of a full disk, say
         _sync(self.root)
         return current
+
+
+def _unique() -> str:
+    """Return what no other thread gives a file, nor a process of the same number in another container."""
+    return f"{secrets.token_hex(4)}-{os.getpid()}"
 
 
 def _alive(pid: str) -> bool:

@@ -93,17 +93,19 @@ class S3Registry(Registry):
         except BundleRefused:
             shutil.rmtree(target, ignore_errors=True)
         folder = self.new_staging(bundle_id)
-        self._download(bundle_id, MANIFEST_NAME, folder)
-        manifest = read_manifest(folder)
-        for name in manifest.files:
-            self._download(bundle_id, name, folder)
-        verify_files(folder, manifest)
         try:
+            self._download(bundle_id, MANIFEST_NAME, folder)
+            manifest = read_manifest(folder)
+            for name in manifest.files:
+                self._download(bundle_id, name, folder)
+            verify_files(folder, manifest)
             return super().publish(folder, bundle_id)
         except OSError:
             if not target.is_dir():
                 raise
-            return target  # another process of this node was faster
+            return target  # another process or thread of this node was faster
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # half a copy; it would stay for the life of this process
 
     def mirror(self) -> Current | None:
         """Bring the current bundle and the pointer here; raises BundleRefused, NotFound or OSError.

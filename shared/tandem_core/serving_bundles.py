@@ -50,11 +50,15 @@ class HoldsBundles(Protocol[Loaded]):
 
 
 class ServingBundles(Generic[Loaded]):
-    """Holds what `load` makes of the registry's current bundle. A bad bundle changes nothing but the refusal."""
+    """Holds what `load` makes of the registry's current bundle. A bad bundle changes nothing but the refusal.
 
-    def __init__(self, registry: Registry, load: Callable[[str], Loaded]) -> None:
+    both_at_start: with the first bundle the one before it is loaded too, for who must know what others still serve.
+    """
+
+    def __init__(self, registry: Registry, load: Callable[[str], Loaded], *, both_at_start: bool = False) -> None:
         self._registry = registry
         self._load = load
+        self._both_at_start = both_at_start
         self._held: Held[Loaded] = Held()
         self._refreshing = threading.Lock()
         self._refused_state: tuple[object, ...] = ()  # fingerprint of the bundle that was found bad
@@ -92,9 +96,12 @@ class ServingBundles(Generic[Loaded]):
                 if isinstance(error, BundleRefused):  # the others may pass: they are tried again
                     self._refused_state, self._refused_why = state, str(error)
                 return self._refuse(bundle_id, str(error))
-            before = ((held.current_id, kept[held.current_id]),) if held.current_id else ()
-            self._held = Held(bundle_id, held.current_id, ((bundle_id, fresh), *before), "", "")
-            log.info("bundle loaded", extra={"bundle_id": bundle_id, "previous_id": held.current_id})
+            before_id, before = held.current_id, kept.get(held.current_id)
+            if not before_id and self._both_at_start:
+                before_id, before = current.previous, self._loaded_before(current.previous)
+            others = () if before is None else ((before_id, before),)
+            self._held = Held(bundle_id, before_id if others else "", ((bundle_id, fresh), *others), "", "")
+            log.info("bundle loaded", extra={"bundle_id": bundle_id, "previous_id": self._held.previous_id})
             return True
 
     def keep(self, bundle_id: str) -> None:
@@ -102,12 +109,8 @@ class ServingBundles(Generic[Loaded]):
         held = self._held
         if bundle_id in dict(held.loaded):
             return
-        try:
-            loaded = self._load(bundle_id)
-        except (BundleRefused, NotFound, OSError) as error:
-            log.warning("bundle before is not kept", extra={"bundle_id": bundle_id, "reason": str(error)})
-            return
-        self._held = replace(held, previous_id=bundle_id, loaded=(*held.loaded[:1], (bundle_id, loaded)))
+        if (loaded := self._loaded_before(bundle_id)) is not None:
+            self._held = replace(held, previous_id=bundle_id, loaded=(*held.loaded[:1], (bundle_id, loaded)))
 
     def refuse_current(self, why: str) -> None:
         """Let the current bundle go: a later check found it bad."""
@@ -117,6 +120,16 @@ class ServingBundles(Generic[Loaded]):
     def note_refusal(self, refused_id: str, refusal: str) -> None:
         """Say that another process refused a bundle, or with "" that nothing is refused any more."""
         self._held = replace(self._held, refused_id=refused_id, refusal=refusal)
+
+    def _loaded_before(self, bundle_id: str) -> Loaded | None:
+        """Return a bundle that is not the current one, None where there is none or it cannot be loaded."""
+        if not bundle_id:
+            return None
+        try:
+            return self._load(bundle_id)
+        except (BundleRefused, NotFound, OSError) as error:
+            log.warning("bundle before is not kept", extra={"bundle_id": bundle_id, "reason": str(error)})
+            return None
 
     def _refuse(self, bundle_id: str, why: str) -> bool:
         self._held = replace(self._held, refused_id=bundle_id, refusal=why)

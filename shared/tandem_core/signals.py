@@ -19,6 +19,7 @@ PREFIX = "tandem_"
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 MOST_LABELLED = 200  # label values of one metric; further ones are counted as "other"
 OTHER = "other"
+ROOM = 512 * 1024  # bytes of each file of counts, of which a third is used
 
 
 class Metric(NamedTuple):
@@ -63,6 +64,21 @@ SIDE_GAUGES = {
     "ann_recall": Metric("Share of the true nearest items that searches found, over the newest samples", ("source",)),
     "ann_audited": Metric("Searches that the last audit compared", ("source",)),
 }
+
+
+def reserve(path: Path, content: bytes) -> None:
+    """Make a file of this content that is to be mapped, its blocks on disk; raises OSError, and then there is none.
+
+    A block that is not there when a mapping touches it ends the process with SIGBUS: without this a full disk killed
+    one worker after another, where it should cost metrics.
+    """
+    staged = path.with_suffix(".part")  # nobody reads half a file
+    try:
+        staged.write_bytes(content)
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A file per worker and bundle, written through the page cache: a worker pays micr
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,12 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tandem_core.signals import reserve
+
 KEPT_SEARCHES = 16  # per worker, source and bundle; the newest replace the oldest
 DEEPEST = 300  # rows of a search that are kept; as deep as the recall that an index must have to be published
 
 
 class SampleWriter:
-    """One worker's files. items_of: bundle id -> items of its catalogue, 0 for bundles that are not held."""
+    """One worker's files; writing raises OSError where the disk is full.
+
+    items_of: bundle id -> items of its catalogue, 0 for bundles that are not held.
+    """
 
     def __init__(self, folder: Path, pid: int, items_of: Callable[[str], int]) -> None:
         self._folder = folder
@@ -53,7 +59,10 @@ class SampleWriter:
 
 def _create(path: Path, kind: np.dtype[Any], n: int) -> NDArray[Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    created: NDArray[Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(max(n, 1),))
+    content = io.BytesIO()
+    np.save(content, np.zeros(max(n, 1), kind), allow_pickle=False)
+    reserve(path, content.getvalue())
+    created: NDArray[Any] = np.lib.format.open_memmap(path, mode="r+")
     return created
 
 

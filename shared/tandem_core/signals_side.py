@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from tandem_core.settings import ConfigError
-from tandem_core.signals import PREFIX, SIDE_GAUGES
+from tandem_core.signals import PREFIX, ROOM, SIDE_GAUGES, reserve
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,12 @@ class WorkerFiles:
         """Drop the gauges of dead workers and add their counts to one file, so that restarts leave no files behind."""
         for pid in self._writers() - self.alive():
             mark_process_dead(pid, str(self.folder))
-            for path in self.folder.glob(f"*_{pid}.db"):
-                _add_to(self.folder / f"{path.name.rpartition('_')[0]}_{GONE}.db", path)
-                path.unlink()
+            try:
+                for path in self.folder.glob(f"*_{pid}.db"):
+                    _add_to(self.folder / f"{path.name.rpartition('_')[0]}_{GONE}.db", path)
+                    path.unlink()
+            except OSError as error:  # its own file is counted until there is room for a common one
+                log.warning("counts of a worker that ended are not moved yet", extra={"reason": str(error)})
             for path in (*self.folder.glob(f"shown/*/{pid}.npy"), *self.folder.glob(f"searches/*/*/{pid}.npy")):
                 path.unlink()
 
@@ -69,6 +73,8 @@ def _lives(pid: int) -> bool:
 
 
 def _add_to(target: Path, dead: Path) -> None:
+    if not target.exists():
+        reserve(target, bytes(ROOM))
     total = MmapedDict(str(target))
     try:
         for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(str(dead)):
@@ -142,8 +148,11 @@ class MetricsServer:
             def log_message(self, format: str, *args: object) -> None:
                 """A line per scrape says nothing."""
 
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = Server((host, port), Handler)
         except OSError as error:
             raise ConfigError(f"cannot serve metrics on {host}:{port}: {error.strerror}") from error
         self._server.daemon_threads = True

@@ -6,10 +6,11 @@ anything. Made after the fork.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,21 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tandem_core.observe import SOURCE, Record
-from tandem_core.signals import BUCKETS, COUNTERS, FOLDER, GAUGES, HISTOGRAMS, MOST_LABELLED, OTHER, PREFIX
+from tandem_core.signals import (
+    BUCKETS,
+    COUNTERS,
+    FOLDER,
+    GAUGES,
+    HISTOGRAMS,
+    MOST_LABELLED,
+    OTHER,
+    PREFIX,
+    ROOM,
+    reserve,
+)
 from tandem_core.signals_samples import SampleWriter
+
+log = logging.getLogger(__name__)
 
 MOST_KEPT = 4096  # requests that wait to be written: a busy worker answers some hundred in the second between
 
@@ -95,8 +109,7 @@ class WorkerMetrics:
             for bundle_id, rows in record.shown:
                 shown[bundle_id].append(rows)
             for source, vector, rows in record.searches:
-                if self._samples is not None:
-                    self._samples.searched(record.bundle_id, source, vector, rows)
+                self._sample(SampleWriter.searched, record.bundle_id, source, vector, rows)
         for call, took_all in calls.items():
             _observe_all(self._histograms["rpc_seconds"][call], took_all)
         for name, took_all in stages.items():
@@ -106,8 +119,17 @@ class WorkerMetrics:
             self._counters[metric][labels].inc(by)
         for bundle_id, lists in shown.items():
             self._counters["items_shown"][()].inc(sum(map(len, lists)))
-            if self._samples is not None:
-                self._samples.shown(bundle_id, np.concatenate(lists))
+            self._sample(SampleWriter.shown, bundle_id, np.concatenate(lists))
+
+    def _sample(self, write: Callable[..., None], *what: Any) -> None:
+        """Write a sample; the first that cannot be written is the last of this worker, which serves on."""
+        if self._samples is None:
+            return
+        try:
+            write(self._samples, *what)
+        except OSError as error:
+            log.error("samples for the audit are not kept any more", extra={"reason": str(error)})
+            self._samples = None
 
     def set(self, gauge: str, *labels: str, to: float) -> None:
         self._gauges[gauge][labels].set(to)
@@ -126,6 +148,15 @@ def _observe_all(histogram: Any, seconds: Sequence[float]) -> None:
         if n:
             histogram._buckets[bucket].inc(n)
     histogram._sum.inc(sum(seconds))
+
+
+def reserve_files() -> None:
+    """Make this worker's files before prometheus_client maps them; raises OSError, and then there are to be no metrics.
+
+    It would make them sparse: see `signals.reserve`.
+    """
+    for kind in ("counter", "histogram", "gauge_livesum", "gauge_livemax"):
+        reserve(folder() / f"{kind}_{os.getpid()}.db", bytes(ROOM))
 
 
 def folder() -> Path:

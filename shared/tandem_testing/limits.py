@@ -138,7 +138,9 @@ def attributes(field: str, given: Sequence[attribute_pb2.Attribute]) -> list[Vio
         elif kind == "number_value" and not math.isfinite(attribute.number_value):
             wrong.append((f"{at}.number_value", "is not a finite number"))
         elif kind == "strings_value":
-            wrong += length(f"{at}.strings_value", attribute.strings_value.values, MOST_CONTEXT_ATTRIBUTES)
+            values = attribute.strings_value.values
+            wrong += length(f"{at}.strings_value", values, MOST_CONTEXT_ATTRIBUTES)
+            wrong += text(f"{at}.strings_value", max(values, key=len, default=""), 256)
     return wrong
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -14,6 +15,8 @@ from grpc_status import rpc_status
 from tandem.common.v1 import degradation_pb2
 
 DOMAIN = "tandem"
+MOST_TOLD = 20  # a client takes 8 KiB of trailers, and sees RESOURCE_EXHAUSTED instead of longer ones
+LONGEST_TOLD = 160
 
 Violation = tuple[str, str]  # the field's path, and what is wrong with it
 
@@ -62,9 +65,15 @@ class Refusal(Exception):  # noqa: N818  (reads as a sentence where it is raised
 
 
 def invalid(violations: Sequence[Violation]) -> Refusal:
-    """Return INVALID_ARGUMENT with these field violations."""
-    message = "; ".join(f"{field}: {description}" for field, description in violations)
-    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, message, violations=violations)
+    """Return INVALID_ARGUMENT with the first of these field violations, as many as the services tell."""
+    told = [
+        (field, textwrap.shorten(description, LONGEST_TOLD, placeholder=" ..."))
+        for field, description in violations[:MOST_TOLD]
+    ]
+    message = "; ".join(f"{field}: {description}" for field, description in told[:3])
+    if (more := len(violations) - 3) > 0:
+        message += f"; and {more} more"
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, message, violations=told)
 
 
 def bundle_mismatch(message: str) -> Refusal:

@@ -107,6 +107,10 @@ CONTEXTS: list[tuple[str, dict[str, Any]]] = [
         "context.user_attributes[0].strings_value",
         {"user_attributes": [{"name": "a", "strings_value": {"values": ["v"] * 65}}]},
     ),
+    (
+        "context.user_attributes[0].strings_value",
+        {"user_attributes": [{"name": "a", "strings_value": {"values": ["v", "v" * 257]}}]},
+    ),
     ("context.seed_item_ids", {"seed_item_ids": [f"i{i}" for i in range(51)]}),
     ("context.seed_item_ids[1]", {"seed_item_ids": ["i001", ""]}),
     ("context.recent_events", {"recent_events": [{"item_id": "i001"}] * 201}),
@@ -261,6 +265,12 @@ def test_everything_wrong_is_said_at_once(violations: Callable[..., dict[str, st
         "filter.in_range",
         "seen_policy.served_within",
     }
+
+
+def test_of_very_many_mistakes_the_first_are_named(violations: Callable[..., dict[str, str]]) -> None:
+    """All of them fit no trailers: the caller would see RESOURCE_EXHAUSTED, and not what is wrong."""
+    found = violations("Recommend", context={"recent_events": [{"item_id": ""}] * 200})
+    assert list(found) == [f"context.recent_events[{i}].item_id" for i in range(20)]
 
 
 @pytest.mark.parametrize(

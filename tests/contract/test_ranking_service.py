@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -277,6 +278,19 @@ def test_a_batch_of_none_or_too_many_is_rejected(grpc_stub: Stub, refused: Calla
     got = refused(grpc_stub.BatchRecommend, ranking_pb2.BatchRecommendRequest(requests=[Request()] * n))
     assert got.code is grpc.StatusCode.INVALID_ARGUMENT
     assert set(got.violations) == {"requests"}
+
+
+def test_a_batch_whose_answers_fit_no_message_is_refused_and_told_how_many_would(
+    grpc_stub: Stub, request_of: Callable[..., Request], refused: Callable[..., Any], bundle: Bundle
+) -> None:
+    """The caller's own gRPC would only say RESOURCE_EXHAUSTED, as an overloaded service does."""
+    wide = request_of("warm", max_results=300, explain=True, return_attributes=[*bundle.catalog.columns][:16])
+    got = refused(grpc_stub.BatchRecommend, ranking_pb2.BatchRecommendRequest(requests=[wide] * 64))
+    assert got.code is grpc.StatusCode.INVALID_ARGUMENT
+    found = re.search(r"send at most (\d+) of them at once", got.violations["requests"])
+    assert found, got
+    fitting = ranking_pb2.BatchRecommendRequest(requests=[wide] * int(found[1]))
+    assert len(grpc_stub.BatchRecommend(fitting).results) == int(found[1])
 
 
 def test_a_deadline_that_has_passed_is_said_as_such(

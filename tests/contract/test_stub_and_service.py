@@ -239,6 +239,7 @@ WRONG_USERS: list[tuple[str, dict[str, Any]]] = [
     ("attributes[0].string_value", {"attributes": [{"name": "a", "string_value": "v" * 257}]}),
     ("attributes[0].number_value", {"attributes": [{"name": "a", "number_value": math.nan}]}),
     ("attributes[0].strings_value", {"attributes": [{"name": "a", "strings_value": {"values": ["v"] * 65}}]}),
+    ("attributes[0].strings_value", {"attributes": [{"name": "a", "strings_value": {"values": ["v" * 257]}}]}),
 ]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,6 +272,32 @@ def test_a_service_that_starts_on_a_damaged_pointer_is_up_and_says_so(launch: An
     assert "is no bundle id" in state_of(running).refusal
     published.registry.activate(good)
     running.wait_serving()
+
+
+def test_settings_broken_under_a_running_service_cost_the_new_bundle_and_not_the_service(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any]
+) -> None:
+    """A mounted file changes under what runs; each generation reads it anew."""
+    publish_copy(own_registry, "b1")
+    policy = launch.folder / "policy.toml"
+    policy.write_text("[placements.default]\n")
+    running = launch.service("ranking", registry=own_registry.root, policy_file=policy).wait_serving()
+    serving = Serving(running, Published(own_registry, publish_copy))
+    with calls_going_on(serving.ask) as answers:
+        for broken, file in (("[placements", policy), ("no_such_setting = 1", Path(running.arguments[-1]))):
+            good, bad = file.read_text(), f"b{len(own_registry.bundle_ids()) + 1}"
+            file.write_text(good + broken)
+            publish_copy(own_registry, bad)
+            serving.until_refused(bad)
+            assert "configuration" in serving.state.refusal
+            (side,) = running.members("side")
+            os.kill(side, signal.SIGKILL)
+            file.write_text(good)
+            until(lambda side=side: running.members("side") not in ([], [side]), "another side process")
+            publish_copy(own_registry, f"{bad}-again")
+            serving.until_served(f"{bad}-again")
+    assert {answer.bundle_id for answer in answers} <= {"b1", "b2-again", "b4-again"}
+    assert running.terminate() == 0
 
 
 def with_a_new_column(folder: Path) -> None:

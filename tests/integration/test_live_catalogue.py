@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tandem.catalog.v1 import catalog_pb2, catalog_pb2_grpc
@@ -122,3 +126,34 @@ def test_what_was_acknowledged_outlives_a_killed_writer_a_restart_and_the_bundle
     wait_until(lambda: "live items encoded" in tree.writer.text, what="items encoded for the second bundle")
     tree.upsert("in-the-second")
     assert tree.found_by_each("in-the-second") == [["in-the-second"]] * 3
+
+
+def test_items_reach_what_serves_though_the_writer_restarts_on_a_bundle_that_is_refused(
+    launch: Any, own_registry: Registry, publish_copy: Any, wait_until: Callable[..., Any]
+) -> None:
+    publish_copy(own_registry, "good")
+    tree = Tree(launch, own_registry).start()
+    tree.upsert("before")
+    publish_copy(own_registry, "bad", with_a_vector_that_is_no_number)
+    for each, module in ((tree.retrievals[0], retrieval_pb2), (tree.ranking, ranking_pb2)):
+        wait_until(
+            lambda each=each, module=module: (
+                each.stub.GetServingState(module.GetServingStateRequest()).state.refused_bundle_id
+            ),
+            what="a refusal",
+        )
+    tree.writer.close()
+    tree.writer = launch.service("writer", registry=own_registry.root).wait_serving()
+    tree.upsert("after")
+    assert tree.found_by_each("before", "after") == [["after", "before"]] * 3
+    for worker in tree.retrievals[0].members("worker"):
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: tree.retrievals[0].health() == "SERVING", what="another worker")
+    assert tree.found_by_each("before", "after") == [["after", "before"]] * 3
+
+
+def with_a_vector_that_is_no_number(folder: Path) -> None:
+    """Retrieval and ranking look at all vectors, the writer at none."""
+    vectors = np.load(folder / "item_vectors.npy")
+    vectors[0, 0] = np.nan
+    np.save(folder / "item_vectors.npy", vectors)

@@ -232,6 +232,27 @@ def test_what_hangs_while_it_reads_is_given_up_and_what_serves_goes_on(
     assert set(callers.bundles) <= {"b1", "b2"}
 
 
+def test_a_service_that_is_told_to_stop_does_not_wait_for_a_bundle_that_is_still_read(
+    launch: Any, own_registry: Registry, publish_copy: Callable[..., Any], wait_until: Until
+) -> None:
+    publish_copy(own_registry, "b1")
+    running = launch.service("retrieval", registry=own_registry.root, grace_s=100.0).wait_serving()
+    manifest = publish_copy(own_registry, "b2", activate=False) / "manifest.json"
+    manifest.rename(manifest.with_name("kept"))
+    os.mkfifo(manifest)  # who reads it waits: a disk that does not answer
+    (own_registry.root / "CURRENT").write_text('{"bundle_id": "b2", "previous": "b1"}')
+
+    def is_read() -> int:
+        try:
+            return os.open(manifest, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads yet
+            return 0
+
+    end = wait_until(is_read, 60, "a loader that reads")
+    assert running.terminate() == 0, "in less than the time that calls in flight would have"
+    os.close(end)
+
+
 def with_rows_moved(folder: Path) -> None:
     """Give every row of the bundle another item: whoever takes rows of one bundle for another's shows wrong items."""
     catalog = Catalog.load(folder / "catalog.npz")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,20 @@ def test_writers_at_the_same_time_leave_a_whole_pointer_and_whole_bundles(
     current = make_registry("reader").mirror()
     assert current is not None
     assert current.bundle_id in ("b0", "b1", "b2")
+
+
+def test_calls_to_one_admin_port_at_the_same_time_do_not_meet(
+    make_registry: MakeRegistry, publish_copy: Callable[..., Any]
+) -> None:
+    writer, node = make_registry("writer"), make_registry("node")
+    for bundle_id in ("b1", "b2"):
+        publish_copy(writer, bundle_id)
+    with ThreadPoolExecutor(4) as threads:
+        listed = [threads.submit(node.manifest, "b1") for _ in range(12)]
+        assert {each.result().bundle_id for each in listed} == {"b1"}
+        activated = [threads.submit(node.activate, "b1") for _ in range(4)]
+        assert {each.result().bundle_id for each in activated} == {"b1"}
+    assert list((node.root / "staging").iterdir()) == []
 
 
 def test_out_of_reach_is_an_oserror_that_names_the_place(

@@ -366,6 +366,41 @@ def test_a_message_above_the_limit_is_refused_and_the_next_call_is_served(call: 
         assert status(channel) == Code.OK
 
 
+def test_who_keeps_reflection_open_takes_no_thread_from_those_who_are_served() -> None:
+    """As tools do that look at a service for as long as their window is open."""
+    over = threading.Event()
+
+    def asking() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        over.wait(60)
+
+    with serving(threads=2, max_connection_age_s=600) as target, grpc.insecure_channel(target, PLAIN) as channel:
+        look = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        looking = [look(asking()) for _ in range(2)]
+        try:
+            assert all(next(each).list_services_response.service for each in looking)
+            assert status(channel) == Code.OK
+        finally:
+            over.set()
+
+
+def test_a_service_listens_on_an_ipv6_address(
+    launch: Any, registry: Registry, trained: Any, wait_until: Callable[..., Any]
+) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    hosts = {"host": "::1", "admin_host": "::1", "admin_port": 0, "metrics_port": 0}
+    running = launch.service("retrieval", registry=registry.root, **hosts)
+    with grpc.insecure_channel(f"ipv6:[::1]:{running.port}", PLAIN) as channel:
+        assert health(channel) == health_pb2.HealthCheckResponse.SERVING
+    for name in ("admin_port", "metrics_port"):
+        found = wait_until(lambda name=name: re.search(f'"{name}": (\\d+)', running.text), 60, name)
+        socket.create_connection(("::1", int(found[1])), timeout=20).close()
+
+
 def test_no_more_connections_are_taken_than_are_allowed() -> None:
     with serving(max_connections=1, max_connection_age_s=600) as target, ExitStack() as held:
         first, second = (held.enter_context(grpc.insecure_channel(target, PLAIN)) for _ in range(2))

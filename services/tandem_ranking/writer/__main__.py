@@ -43,7 +43,8 @@ def parts(settings: WriterSettings) -> tuple[Callable[[grpc.Server], Sequence[st
         reencoder.look()
         return encoder
 
-    encoders = ServingBundles(registry, load)
+    # What is current may be refused by those who serve: they go on with the one before, and its items must not stop.
+    encoders = ServingBundles(registry, load, both_at_start=True)
     reencoder = Reencoder(encoders, items)
     catalog = CatalogServicer(encoders, items, store)
 

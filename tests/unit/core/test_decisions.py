@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +181,32 @@ def test_what_cannot_be_written_does_not_end_the_records_to_come(tmp_path: Path)
     log.add(decision("d-2"))
     log.close()
     assert [each.decision_id for each in read_decisions(segments(tmp_path))] == ["d-2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+def test_a_disk_that_fills_up_within_a_record_costs_that_record_alone(tmp_path: Path) -> None:
+    written(tmp_path, decision("d-1")).close()
+    (path,) = segments(tmp_path)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 50, most))
+    try:
+        full = written(tmp_path, replace(decision("d-2"), request=b"long" * 10_000))
+        full.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert full.dropped == 1
+    written(tmp_path, decision("d-3")).close()
+    assert [each.decision_id for each in read_decisions(segments(tmp_path))] == ["d-1", "d-3"]
+
+
+def test_a_record_that_a_killed_process_left_half_written_costs_no_other(tmp_path: Path) -> None:
+    written(tmp_path, decision("d-1")).close()
+    (path,) = segments(tmp_path)
+    with path.open("a") as file:
+        file.write(to_line(decision("d-2"))[:-20])
+    assert [each.decision_id for each in read_decisions([path])] == ["d-1"]
+    written(tmp_path, decision("d-3")).close()  # a container's processes have the same numbers after a restart
+    assert [each.decision_id for each in read_decisions(segments(tmp_path))] == ["d-1", "d-3"]
 
 
 def test_old_segments_are_deleted(tmp_path: Path) -> None:

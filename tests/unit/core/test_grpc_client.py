@@ -132,6 +132,22 @@ def test_an_overloaded_service_is_not_hedged(server: tuple[Scripted, Any]) -> No
     assert caller.counters.hedges == hedged
 
 
+def test_a_refused_hedge_ends_hedging_too_though_the_call_itself_is_answered(server: tuple[Scripted, Any]) -> None:
+    scripted, method = server
+    caller = ReadCaller(hedges=True, quiet_s=3600)
+    warm(caller, method)
+    while caller.counters.hedges > 1 + 0.05 * caller.counters.calls:
+        caller.call(method, b"", 30)  # a busy machine may have been late, and used the hedges up
+    late = scripted.calls
+    scripted.script = lambda n: 0.5 if n == late else grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caller.call(method, b"", 60) == b"answer %d" % late
+    hedged = caller.counters.hedges
+    scripted.script = lambda n: 0.2
+    for _ in range(3):
+        caller.call(method, b"", 30)
+    assert caller.counters.hedges == hedged
+
+
 def test_a_budget_holds_so_much_and_no_more() -> None:
     budget = Budget(0.5, 2)
     assert [budget.spend() for _ in range(3)] == [True, True, False]

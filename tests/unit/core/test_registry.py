@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,35 @@ def test_rolling_back_and_forth_swaps_the_current_and_the_previous(three: Regist
     assert three.activate("b3") == Current("b3", "b1")
     assert three.rollback() == Current("b1", "b3") == three.current()
     assert three.rollback() == Current("b3", "b1")
+
+
+def test_several_that_move_the_pointer_at_once_all_succeed_and_it_is_whole_at_any_time(three: Registry) -> None:
+    """As calls to one admin port do, and those of containers, whose processes have the same numbers."""
+    three.activate("b1")
+    over = threading.Event()
+
+    def move(bundle_id: str) -> int:
+        return len([three.activate(each) for _ in range(100) for each in (bundle_id, "b1")])
+
+    def look() -> int:
+        looks = 0
+        while not over.is_set():
+            assert three.current() is not None
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor() as threads:
+        looking = threads.submit(look)
+        moving = [threads.submit(move, bundle_id) for bundle_id in ("b1", "b2", "b3")]
+        try:
+            assert [each.result() for each in moving] == [200] * 3
+        finally:
+            over.set()
+        assert looking.result()
+    pointer = three.current()
+    assert pointer is not None
+    assert pointer.bundle_id != pointer.previous
+    assert sorted(path.name for path in three.root.iterdir()) == ["CURRENT", "bundles", "staging"]
 
 
 def test_activating_what_is_current_keeps_the_way_back(three: Registry) -> None:

@@ -193,3 +193,16 @@ def test_a_bundle_that_a_later_check_finds_bad_is_let_go(world: World) -> None:
     assert not world.bundles.refresh()
     world.bundles.note_refusal("b9", "another process says so")
     assert (world.bundles.held.refused_id, world.bundles.held.refusal) == ("b9", "another process says so")
+
+
+def test_who_must_know_what_others_still_serve_holds_the_bundle_before_from_the_start(world: World) -> None:
+    world.current("b1")
+    world.current("b2")
+    later = ServingBundles(world.registry, world._load, both_at_start=True)
+    assert later.refresh()
+    assert (later.held.current_id, later.held.previous_id) == ("b2", "b1")
+    assert later.held.choose(["b1"]) == "content of b1"
+    world.damage("b1")
+    without = ServingBundles(world.registry, world._load, both_at_start=True)
+    assert without.refresh()
+    assert (without.held.previous_id, without.held.choose()) == ("", "content of b2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,44 @@ def test_a_worker_starts_where_something_that_tidies_up_took_the_folder(tmp_path
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "taken")}
     subprocess.run([sys.executable, "-c", WRITER], env=environment, check=True, timeout=60)
     assert "tandem_bundle_refused[]" in collected(tmp_path / "taken")
+
+
+FILLS_THE_DISK = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from tandem_core.observe import Record
+from tandem_core.signals import FOLDER
+def fill():
+    try:
+        with (Path(os.environ[FOLDER]) / "fill").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError:
+        pass
+if sys.argv[1] == "before":
+    fill()
+exec(sys.argv[2])
+fill()
+if told._metrics is not None:
+    record = Record("Recommend")
+    record.shown.append(("b9", np.arange(10, dtype=np.int32)))
+    record.counts += [("degradations", (f"KIND_{i}", "x" * 40), 1) for i in range(150)]
+    told._metrics.finish(record, "OK", 0.1)
+told.beat(WorkPool(1, 60.0))
+"""
+ON_A_SMALL_DISK = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
+
+
+@pytest.mark.parametrize("when", ["before", "later"])
+def test_a_full_disk_costs_metrics_and_not_the_worker(tmp_path: Path, when: str) -> None:
+    """What is mapped and has no place on the disk would end the process with SIGBUS."""
+    small = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run([*small, "true"], check=False, timeout=60).returncode:
+        pytest.skip("no small disk can be mounted here")
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [*small, sys.executable, "-c", FILLS_THE_DISK, when, WRITER]
+    subprocess.run(command, env=environment, check=True, timeout=60)
 
 
 def test_labels_that_nobody_bounded_are_bounded() -> None:

@@ -40,7 +40,7 @@ class Attribute(_message.Message):
     bool_value: _builtins.bool
     @_builtins.property
     def strings_value(self) -> Global___StringList:
-        """At most 64 values."""
+        """At most 64 values, each of at most 256 characters where sent by a caller."""
 
     def __init__(
         self,

@@ -105,7 +105,8 @@ class RankingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecommend(self, request, context):
-        """Ranked lists for up to 64 users. Each result equals that of a single call.
+        """Ranked lists for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+        which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

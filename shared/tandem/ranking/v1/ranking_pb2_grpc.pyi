@@ -55,7 +55,9 @@ class RankingServiceStub:
     An unknown user or an unreachable retrieval service is no error: see degradations.
     """
     BatchRecommend: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.BatchRecommendRequest, _ranking_pb2.BatchRecommendResponse]
-    """Ranked lists for up to 64 users. Each result equals that of a single call."""
+    """Ranked lists for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+    which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
+    """
     Rank: _grpc.UnaryUnaryMultiCallable[_ranking_pb2.RankRequest, _ranking_pb2.RankResponse]
     """Ranks candidates the caller brings.
 
@@ -94,7 +96,9 @@ class RankingServiceAsyncStub(RankingServiceStub):
     An unknown user or an unreachable retrieval service is no error: see degradations.
     """
     BatchRecommend: _aio.UnaryUnaryMultiCallable[_ranking_pb2.BatchRecommendRequest, _ranking_pb2.BatchRecommendResponse]  # type: ignore[assignment]
-    """Ranked lists for up to 64 users. Each result equals that of a single call."""
+    """Ranked lists for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+    which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
+    """
     Rank: _aio.UnaryUnaryMultiCallable[_ranking_pb2.RankRequest, _ranking_pb2.RankResponse]  # type: ignore[assignment]
     """Ranks candidates the caller brings.
 
@@ -142,7 +146,9 @@ class RankingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ranking_pb2.BatchRecommendRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ranking_pb2.BatchRecommendResponse, _abc.Awaitable[_ranking_pb2.BatchRecommendResponse]]:
-        """Ranked lists for up to 64 users. Each result equals that of a single call."""
+        """Ranked lists for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+        which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
+        """
 
     @_abc_1.abstractmethod
     def Rank(

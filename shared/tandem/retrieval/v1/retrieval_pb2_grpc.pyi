@@ -40,7 +40,9 @@ class RetrievalServiceStub:
     of acceptable_bundle_ids is loaded, UNAVAILABLE while no bundle is loaded, DEADLINE_EXCEEDED.
     """
     BatchRetrieve: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveResponse]
-    """Candidates for up to 64 users. Each result equals that of a single call."""
+    """Candidates for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+    which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
+    """
     SimilarItems: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.SimilarItemsRequest, _retrieval_pb2.SimilarItemsResponse]
     """Items like the given ones, by the item tower. The user plays no part: nothing is left out as seen.
 
@@ -71,7 +73,9 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     of acceptable_bundle_ids is loaded, UNAVAILABLE while no bundle is loaded, DEADLINE_EXCEEDED.
     """
     BatchRetrieve: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.BatchRetrieveRequest, _retrieval_pb2.BatchRetrieveResponse]  # type: ignore[assignment]
-    """Candidates for up to 64 users. Each result equals that of a single call."""
+    """Candidates for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+    which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
+    """
     SimilarItems: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SimilarItemsRequest, _retrieval_pb2.SimilarItemsResponse]  # type: ignore[assignment]
     """Items like the given ones, by the item tower. The user plays no part: nothing is left out as seen.
 
@@ -111,7 +115,9 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.BatchRetrieveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.BatchRetrieveResponse, _abc.Awaitable[_retrieval_pb2.BatchRetrieveResponse]]:
-        """Candidates for up to 64 users. Each result equals that of a single call."""
+        """Candidates for up to 64 users. Each result equals that of a single call. Answers that have more than 4 MiB together,
+        which no client takes unless it is told to, are INVALID_ARGUMENT on `requests`, with the number that would fit.
+        """
 
     @_abc_1.abstractmethod
     def SimilarItems(
