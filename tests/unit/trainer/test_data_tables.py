@@ -235,6 +235,15 @@ def test_categories_lose_blanks_and_repeats_but_keep_their_order() -> None:
     assert data.items["categories"].tolist() == [["b", "a"], [], ["c"]]
 
 
+@pytest.mark.parametrize("dtype", [object, "boolean"])
+def test_booleans_are_the_texts_that_requests_and_live_items_send(dtype: Any) -> None:
+    users = pd.DataFrame({"user_id": ["u1", "u2", "u3"], "member": pd.Series([True, None, False], dtype=dtype)})
+    items = pd.DataFrame({"item_id": ["i1", "i2"], "vegan": [True, False]})
+    data = clean([GOOD], items, users, schema=TableSchema(user_attributes=("member",), item_categorical=("vegan",)))
+    assert data.users["member"].tolist() == ["true", None, "false"]
+    assert data.items["vegan"].tolist() == ["true", "false"]
+
+
 @pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp", "event_type"])
 def test_a_missing_events_column_is_named(column: str) -> None:
     with pytest.raises(DataError, match=f"column '{column}' is missing"):

@@ -117,12 +117,17 @@ def as_text(column: Column) -> Column:
 
 
 def as_optional(column: Column) -> Column:
-    """Strings or None (an object column); "" and null are None, whole floats lose their ".0"."""
+    """Strings or None (an object column); "" and null are None, whole floats lose their ".0".
+
+    Booleans are "true" and "false", which is how requests and live items say them.
+    """
     if types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype):
         text, missing = as_ids(column, where=str(column.name))
     else:
         text = as_text(column)
         missing = (text == "").to_numpy(dtype=bool)
+    if types.infer_dtype(column, skipna=True) == "boolean":
+        text = text.str.lower()
     values = text.to_numpy(dtype=object, copy=True)
     values[missing] = None
     return pd.Series(values, index=column.index, dtype=object)
