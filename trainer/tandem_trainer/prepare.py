@@ -41,11 +41,20 @@ def build_catalog(dataset: Dataset, train: pd.DataFrame, most_codes: int) -> Cat
     )
 
 
-def build_schema(dataset: Dataset, train: pd.DataFrame, catalog: Catalog, config: TrainConfig) -> FeatureSchema:
+def build_schema(
+    dataset: Dataset,
+    train: pd.DataFrame,
+    catalog: Catalog,
+    config: TrainConfig,
+    validated: FeatureSchema | None = None,
+) -> FeatureSchema:
     """Return what the towers and the ranker will read; users' vocabularies are those of the tables, in order of text.
 
-    train: the training events, which decide whether the season can be read and which contexts are known.
+    train: the training events, which decide whether the season can be read and which contexts are known. validated: of
+    the same models on fewer events, of which held-out figures are known: a fit on all reads the season where that did.
     """
+    times = train["timestamp"].to_numpy(dtype=np.int64)
+    season = shows_season(times) if validated is None else validated.season
     attributes = {
         name: tuple(sorted({value for value in dataset.users[name] if isinstance(value, str)}))
         for name in dataset.schema.user_attributes
@@ -54,7 +63,7 @@ def build_schema(dataset: Dataset, train: pd.DataFrame, catalog: Catalog, config
         event_types=config.event_types,
         user_attributes=attributes,
         request_context=_context_vocabularies(train, dataset.schema.event_context, config.features.most_context_values),
-        season=config.features.season and shows_season(train["timestamp"].to_numpy(dtype=np.int64)),
+        season=config.features.season and season,
         segments=dataset.schema.segments,
         item_codes=tuple(catalog.codes),
         item_numbers=tuple(name for name in catalog.numbers if name != "created_at"),

@@ -94,7 +94,8 @@ class TrainingRun:
         train = self._events
         check_size(self._dataset, train)
         self.catalog = build_catalog(self._dataset, train, self._config.features.most_codes)
-        self.schema = build_schema(self._dataset, train, self.catalog, self._config)
+        validated = None if self._learned is None else self._learned.schema
+        self.schema = build_schema(self._dataset, train, self.catalog, self._config, validated)
         features = self._config.features
         self.content, words = content_vectors_and_model(
             self._dataset, self.catalog.event_counts, features.content_dims, self._config.seed, features.text_encoder

@@ -135,3 +135,6 @@ def test_the_season_is_read_where_the_training_events_show_it_and_nobody_forbids
     first_year = data.events[data.events["timestamp"] < START_MS + 365 * DAY_MS]
     asked = [(data.events, TrainConfig()), (data.events, off), (first_year, TrainConfig())]
     assert [build_schema(data, train, catalog, config).season for train, config in asked] == [True, False, False]
+    # A fit on all events is of what was measured on the first of them.
+    without = build_schema(data, first_year, catalog, TrainConfig())
+    assert not build_schema(data, data.events, catalog, TrainConfig(), validated=without).season

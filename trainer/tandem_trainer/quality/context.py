@@ -137,7 +137,8 @@ class Context:
         if part not in self._features:
             dataset = self.training(part).dataset
             catalog = build_catalog(dataset, dataset.events, self.config.features.most_codes)
-            self._features[part] = catalog, build_schema(dataset, dataset.events, catalog, self.config)
+            validated = None if part == "train" else self.features("train")[1]
+            self._features[part] = catalog, build_schema(dataset, dataset.events, catalog, self.config, validated)
         return self._features[part]
 
     def fitted(self, name: str, part: Part = "train") -> Fitted:
