@@ -23,6 +23,8 @@ _REASONS = {
     ranking_pb2.REASON_KIND_POPULAR: "popular",
     ranking_pb2.REASON_KIND_NEW_ITEM: "new",
     ranking_pb2.REASON_KIND_BACKFILL: "fills the list",
+    ranking_pb2.REASON_KIND_PINNED: "pinned there",
+    ranking_pb2.REASON_KIND_PROMOTED: "promoted",
 }
 
 
@@ -31,7 +33,8 @@ def reason_text(reason: ranking_pb2.Reason, titles: Mapping[str, str]) -> str:
     if reason.kind == ranking_pb2.REASON_KIND_BECAUSE_OF_ITEM:
         return f"like {titles.get(reason.item_id, reason.item_id)}"
     if reason.kind == ranking_pb2.REASON_KIND_POPULAR_IN_SEGMENT:
-        return f"popular with {reason.segment}" if reason.segment else "popular with users like this"
+        values = [part.partition("=")[2] or part for part in reason.segment.split(",")]  # "age=25,gender=F"
+        return f"popular with {', '.join(values)}" if reason.segment else "popular with users like this"
     if reason.kind == ranking_pb2.REASON_KIND_POPULAR_IN_CATEGORY:
         return f"popular in {reason.category}" if reason.category else "popular in a liked category"
     return _REASONS.get(reason.kind, "other")
@@ -133,6 +136,13 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
     main.add_column("metric")
     for arm in arms:
         main.add_column(arm, justify="right")
+    if "ranked" in arms:
+        main.caption = (
+            "retrieval: the merged candidates; rules_only and ranked: what is shown, with the default rules, in that "
+            "order and in the ranker's.\nThe rules give some accuracy for variety (diversity@20, coverage@20) and new "
+            "items."
+        )
+        main.caption_justify = "left"
     for name in _SHOWN:
         values = [evaluation.reports[arm].values.get(name) for arm in arms]
         if any(value is not None for value in values):
