@@ -88,7 +88,7 @@ def ranker_features(
         | _affinities(batch, user.history, catalog)
         | event_columns(names, batch.rows, user.history, bundle, now_ms)
     )
-    constants = _constants(user, now_ms)
+    constants = _constants(user, now_ms) | ({} if set(MONTH).isdisjoint(names) else _month(now_ms))
     features = np.zeros((len(names), len(batch)), np.float32)  # a column is one piece of memory while it is filled
     for i, name in enumerate(names):
         if (column := columns.get(name)) is not None:
@@ -102,7 +102,6 @@ def _constants(user: User, now_ms: int) -> dict[str, float]:
     """Return what is the same for all candidates: it says what the others mean, and how likely any event is."""
     hour = now_ms / MS_PER_HOUR % 24 / 24 * 2 * np.pi
     day = now_ms / MS_PER_HOUR / 24 % 7 / 7 * 2 * np.pi
-    month = float(months(np.array(now_ms, np.int64))) / 12 * 2 * np.pi
     idle_ms = max(now_ms - int(user.history.timestamps[0]), 0) if len(user.history) else 0
     return {
         "log_history": float(np.log1p(len(user.history))),
@@ -110,8 +109,12 @@ def _constants(user: User, now_ms: int) -> dict[str, float]:
         f"regime_{user.regime.name.lower()}": 1.0,
         **{"hour_sin": float(np.sin(hour)), "hour_cos": float(np.cos(hour))},
         **{"weekday_sin": float(np.sin(day)), "weekday_cos": float(np.cos(day))},
-        **dict(zip(MONTH, (float(np.sin(month)), float(np.cos(month))), strict=True)),
     }
+
+
+def _month(now_ms: int) -> dict[str, float]:
+    month = float(months(np.array(now_ms, np.int64))) / 12 * 2 * np.pi
+    return dict(zip(MONTH, (float(np.sin(month)), float(np.cos(month))), strict=True))
 
 
 def _source_columns(batch: CandidateBatch) -> dict[str, Column]:

@@ -20,7 +20,7 @@ class PairSettings(BaseModel):
     spare_known: bool = False
     epochs: float | None = Field(default=None, gt=0)
     # Share of its loss that is to say what all pairs before it say together; the rest is to find the event. It learns
-    # as much from half the events, of twice the cost each, and ends above where it ends alone. By the full softmax.
+    # more from as many events, each of twice the cost. By the full softmax alone.
     taught: float = Field(default=0.0, ge=0, le=1)
     serves: bool = True  # False: it teaches those after it, and is not exported
 

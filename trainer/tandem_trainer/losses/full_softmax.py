@@ -18,7 +18,7 @@ class Taught:
     """What a teacher says of each row: the softmax of query @ items.T over the items that are no negatives left out.
 
     query: float [B, E], divided by the teacher's temperature. items: float [N, E]. share: 0 to 1, of the loss; the rest
-    is the target's. Without gradients. (Hinton et al., 2015; their softer temperature brought nothing here.)
+    is the target's. Without gradients. (Hinton et al., 2015, at the temperature that it was trained with.)
     """
 
     query: Tensor
