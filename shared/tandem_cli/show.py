@@ -153,14 +153,17 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
     for c in evaluation.compared:
         interval = f"{c.difference.low:+.4f} .. {c.difference.high:+.4f}"
         versus.add_row(c.metric, c.better, c.than, f"{c.difference.mean:+.4f}", interval)
-    return [main, versus, _targets(evaluation), _slices(evaluation)]
+    return [main, versus, targets_table(evaluation), _slices(evaluation)]
 
 
-def _targets(evaluation: Evaluation) -> Table:
+def targets_table(evaluation: Evaluation) -> Table:
     """Return the figures that textbooks ask of a production system, and whether retrieval reaches them here."""
     table = Table("target", "above", "retrieval", "", title="Targets", title_justify="left")
     for name, target, value, passed in evaluation.targets:
         verdict = "not computed" if passed is None else "[green]pass[/]" if passed else "[red]fail[/]"
+        depth = name.partition("@")[2]
+        if name.startswith("recall@") and int(depth) >= evaluation.catalogue_size:
+            verdict = f"says nothing: the catalogue has {evaluation.catalogue_size} items"
         table.add_row(name, f"{target:.2f}", "" if value is None else f"{value:.4f}", verdict)
     return table
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from tandem.ranking.v1 import ranking_pb2
-from tandem_cli.show import reason_text
+from tandem_cli.show import reason_text, targets_table
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,9 @@ def test_every_kind_of_reason_has_words() -> None:
     kinds = set(ranking_pb2.ReasonKind.values()) - {ranking_pb2.REASON_KIND_UNSPECIFIED}
     texts = {kind: reason_text(ranking_pb2.Reason(kind=kind), {}) for kind in kinds}
     assert "other" not in texts.values()
+
+
+@pytest.mark.parametrize(("items", "verdict"), [(500, "says nothing: the catalogue has 500 items"), (501, "pass")])
+def test_finding_everything_among_as_many_as_there_are_is_no_success(items: int, verdict: str) -> None:
+    evaluation = SimpleNamespace(catalogue_size=items, targets=[("recall@500", 0.6, 1.0, True)])
+    assert verdict in next(iter(targets_table(cast(Any, evaluation)).columns[3].cells))
