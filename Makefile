@@ -69,6 +69,7 @@ buf-lint: $(BUF)
 
 $(BUF): | $(STAMP)
 	@mkdir -p $(VENV)/node
+	@echo "Installing buf $(BUF_VERSION), the linter of the contracts, with npm (once; it waits minutes where npm has no network)"
 	@npm install --prefix $(VENV)/node --no-fund --no-audit --loglevel=error @bufbuild/buf@$(BUF_VERSION) >/dev/null
 
 .PHONY: audit
